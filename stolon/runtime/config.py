@@ -1,0 +1,69 @@
+"""Settings of the engine and of its server; command-line flags are made from these fields."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+Device = Literal["auto", "cpu", "cuda"]
+DType = Literal["auto", "float32", "bfloat16", "float16"]
+Quantization = Literal["none", "int8"]
+SchedulePolicy = Literal["lpm", "fcfs"]
+
+
+def flag(text: str, *also: str) -> dict[str, object]:
+    """Metadata of a field: its help text and further spellings of its flag."""
+    return {"help": text, "also": also}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SchedulerConfig:
+    """How requests share steps and memory. All sizes are in tokens."""
+
+    token_budget: int = field(
+        default=512,
+        metadata=flag("most tokens computed in one step", "--chunked-prefill-size", "--max-num-batched-tokens"),
+    )
+    max_running_requests: int = field(default=256, metadata=flag("most requests computed at once", "--max-num-seqs"))
+    max_queued_requests: int = field(
+        default=1024, metadata=flag("most requests that wait; one more is refused with 503", "--max-num-queued-reqs")
+    )
+    page_size: int = field(default=1, metadata=flag("tokens that are allocated together", "--block-size"))
+    schedule_policy: SchedulePolicy = field(
+        default="lpm", metadata=flag("order of waiting requests: longest cached prefix, or first come")
+    )
+    max_overtakes: int = field(default=64, metadata=flag("how often a waiting request may be overtaken"))
+    radix_cache: bool = field(default=True, metadata=flag("keep computed prefixes for later requests"))
+    pin_share: float = field(default=0.5, metadata=flag("largest share of the cache that live programs may pin"))
+    check: bool = field(default=False, metadata=flag("check every invariant after every step (slow; for tests)"))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineConfig:
+    """One model on one device."""
+
+    model_path: str = field(
+        metadata=flag("folder of a Hugging Face checkpoint, or `tiny`, the built-in model", "--model")
+    )
+    tokenizer_path: str | None = field(default=None, metadata=flag("folder of the tokenizer", "--tokenizer"))
+    chat_template: str | None = field(default=None, metadata=flag("file of a Jinja chat template"))
+    served_model_name: str | None = field(default=None, metadata=flag("name under which clients ask for the model"))
+    device: Device = field(default="auto", metadata=flag("where to compute"))
+    dtype: DType = field(default="auto", metadata=flag("number format of weights and KV cache"))
+    quantization: Quantization = field(default="none", metadata=flag("int8: dynamic 8-bit weights on CPU"))
+    context_length: int | None = field(
+        default=None,
+        metadata=flag("longest prompt and answer together; the checkpoint's by default", "--max-model-len"),
+    )
+    kv_tokens: int | None = field(
+        default=None, metadata=flag("size of the KV cache; from free memory by default", "--max-total-tokens")
+    )
+    memory_fraction: float = field(
+        default=0.6,
+        metadata=flag(
+            "share of free memory that the KV cache may take", "--mem-fraction-static", "--gpu-memory-utilization"
+        ),
+    )
+    threads: int | None = field(default=None, metadata=flag("compute threads on CPU; all cores by default"))
+    random_seed: int | None = field(default=None, metadata=flag("seed of requests that bring none", "--seed"))
+    scheduler: SchedulerConfig = SchedulerConfig()

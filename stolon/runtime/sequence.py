@@ -1,0 +1,125 @@
+"""A request inside the engine, and what the scheduler asks of a model runner. No torch here."""
+
+from __future__ import annotations
+
+import enum
+from array import array
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..lang.types import FinishReason, SamplingParams, TokenLogprob
+
+if TYPE_CHECKING:
+    from .radix import RadixNode
+
+
+class Status(enum.Enum):
+    """Where a sequence stands. WAITING -> RUNNING -> FINISHED; preemption leads back to WAITING."""
+
+    WAITING = "waiting"
+    RUNNING = "running"
+    FINISHED = "finished"
+
+
+@dataclass(slots=True, eq=False)
+class Sequence:
+    """One token sequence: its prompt, what was generated, and where its KV entries lie.
+
+    tokens: prompt and output ids
+    computed: how many of `tokens` have their KV entries written (or being written by the step in flight)
+    slots: int32 KV slot of each position below `computed`; the array may be longer
+    cached: prompt tokens found in the cache at first admission (for usage)
+    node: deepest tree node that this sequence holds locked
+    seed: resolved; the draw at position p depends on (seed, p) only
+    deadline_s: on the scheduler's clock
+    finish, error: set once; a finished sequence is released by the scheduler, once, when no step holds it
+    """
+
+    id: int
+    tokens: array[int]
+    num_prompt: int
+    params: SamplingParams
+    seed: int
+    salt: str = ""
+    priority: int = 0
+    program: int = 0
+    width: int = 1
+    arrival: int = 0
+    deadline_s: float | None = None
+    status: Status = Status.WAITING
+    computed: int = 0
+    cached: int | None = None
+    slots: NDArray[np.int32] = field(default_factory=lambda: np.empty(0, np.int32))
+    node: RadixNode | None = None
+    finish: FinishReason | None = None
+    matched: str | int | None = None
+    error: Exception | None = None
+    preemptions: int = 0
+    overtaken: int = 0
+
+    @property
+    def num_output(self) -> int:
+        return len(self.tokens) - self.num_prompt
+
+    @property
+    def is_finished(self) -> bool:
+        return self.finish is not None or self.error is not None
+
+
+@dataclass(slots=True)
+class Row:
+    """`length` tokens of a sequence, from position `start`, to compute in one step.
+
+    samples: this row reaches the sequence's last token, so a next token is drawn from its logits
+    """
+
+    sequence: Sequence
+    start: int
+    length: int
+    samples: bool
+
+
+@dataclass(slots=True)
+class SharedPrefix:
+    """Decode rows whose first `length` KV slots are the same; attention may read them once for all."""
+
+    rows: list[int]  # indices into Plan.rows
+    length: int
+
+
+@dataclass(slots=True)
+class Plan:
+    """What one step computes. In every layer all rows write their KV entries before any row attends, so a row may
+    attend to entries that another row of the same plan writes (that is how in-batch prefixes are shared)."""
+
+    rows: list[Row]
+    shared: list[SharedPrefix] = field(default_factory=list[SharedPrefix])
+
+    @property
+    def num_tokens(self) -> int:
+        return sum(row.length for row in self.rows)
+
+
+@dataclass(slots=True)
+class RowResult:
+    """What a step gave for one row.
+
+    token: the drawn id, if the row samples; logprob: of it, if asked for
+    prompt_logprobs: for the positions after those computed, where the sequence asks for them: entry i is the
+        log-probability of tokens[start + 1 + i] given what precedes it
+    error: why this row's sequence cannot go on (for example logits that are not numbers); other rows are not affected
+    """
+
+    token: int | None = None
+    logprob: TokenLogprob | None = None
+    prompt_logprobs: list[TokenLogprob] = field(default_factory=list[TokenLogprob])
+    error: Exception | None = None
+
+
+class Runner(Protocol):
+    """Computes steps. `execute` returns one result a row, in order; an exception fails the whole step."""
+
+    def execute(self, plan: Plan) -> list[RowResult]: ...
