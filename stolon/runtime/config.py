@@ -22,7 +22,8 @@ class SchedulerConfig:
 
     token_budget: int = field(
         default=512,
-        metadata=flag("most tokens computed in one step", "--chunked-prefill-size", "--max-num-batched-tokens"),
+        
+        metadata=flag("most tokens computed in one step", "--chunked-prefill-size", "--max-num-batched-tokens"),,
     )
     max_running_requests: int = field(default=256, metadata=flag("most requests computed at once", "--max-num-seqs"))
     max_queued_requests: int = field(
@@ -43,7 +44,7 @@ class EngineConfig:
     """One model on one device."""
 
     model_path: str = field(
-        metadata=flag("folder of a Hugging Face checkpoint, or `tiny`, the built-in model", "--model")
+        metadata=flag("folder of a checkpoint, or `tiny`, the built-in model", "--model")
     )
     tokenizer_path: str | None = field(default=None, metadata=flag("folder of the tokenizer", "--tokenizer"))
     chat_template: str | None = field(default=None, metadata=flag("file of a Jinja chat template"))
@@ -53,7 +54,7 @@ class EngineConfig:
     quantization: Quantization = field(default="none", metadata=flag("int8: dynamic 8-bit weights on CPU"))
     context_length: int | None = field(
         default=None,
-        metadata=flag("longest prompt and answer together; the checkpoint's by default", "--max-model-len"),
+        metadata=flag("longest prompt and answer; the checkpoint's by default", "--max-model-len"),
     )
     kv_tokens: int | None = field(
         default=None, metadata=flag("size of the KV cache; from free memory by default", "--max-total-tokens")
