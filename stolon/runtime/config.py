@@ -22,8 +22,7 @@ class SchedulerConfig:
 
     token_budget: int = field(
         default=512,
-        
-        metadata=flag("most tokens computed in one step", "--chunked-prefill-size", "--max-num-batched-tokens"),,
+        metadata=flag("most tokens computed in one step", "--chunked-prefill-size", "--max-num-batched-tokens"),
     )
     max_running_requests: int = field(default=256, metadata=flag("most requests computed at once", "--max-num-seqs"))
     max_queued_requests: int = field(
@@ -43,9 +42,7 @@ class SchedulerConfig:
 class EngineConfig:
     """One model on one device."""
 
-    model_path: str = field(
-        metadata=flag("folder of a checkpoint, or `tiny`, the built-in model", "--model")
-    )
+    model_path: str = field(metadata=flag("folder of a checkpoint, or `tiny`, the built-in model", "--model"))
     tokenizer_path: str | None = field(default=None, metadata=flag("folder of the tokenizer", "--tokenizer"))
     chat_template: str | None = field(default=None, metadata=flag("file of a Jinja chat template"))
     served_model_name: str | None = field(default=None, metadata=flag("name under which clients ask for the model"))
