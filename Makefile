@@ -1,0 +1,21 @@
+# Short names for what a developer runs often; `sh setup.sh test` sets the environment up.
+PYTHON ?= .venv/bin/python
+
+.PHONY: check format test sim types
+
+check: types test
+
+format:
+	$(PYTHON) -m ruff check --fix .
+	$(PYTHON) -m ruff format .
+
+types:
+	$(PYTHON) -m ruff check .
+	$(PYTHON) -m ruff format --check .
+	$(PYTHON) -m pyright
+
+test:
+	$(PYTHON) -m pytest -q
+
+sim:
+	$(PYTHON) -m tests.sim --steps 5000000 --jobs 2
