@@ -28,11 +28,16 @@ class Status(enum.Enum):
 class Sequence:
     """One token sequence: its prompt, what was generated, and where its KV entries lie.
 
-    tokens: prompt and output ids
+    tokens: prompt and output ids, as array("i")
+    priority: larger goes first
+    arrival: order of submission; the scheduler sets it
     computed: how many of `tokens` have their KV entries written (or being written by the step in flight)
     slots: int32 KV slot of each position below `computed`; the array may be longer
     cached: prompt tokens found in the cache at first admission (for usage)
-    node: deepest tree node that this sequence holds locked
+    node: deepest tree node that this sequence holds locked; the tree owns the slots of positions below `node.end`
+    allocated: how many positions have slots; this sequence alone owns those from `node.end` on
+    in_flight: steps between schedule and commit that hold this sequence; nothing of it is released before they end
+    scored: prompt positions whose log-probabilities were delivered, so that a resumed sequence delivers none twice
     seed: resolved; the draw at position p depends on (seed, p) only
     deadline_s: on the scheduler's clock
     finish, error: set once; a finished sequence is released by the scheduler, once, when no step holds it
@@ -59,6 +64,9 @@ class Sequence:
     error: Exception | None = None
     preemptions: int = 0
     overtaken: int = 0
+    allocated: int = 0
+    in_flight: int = 0
+    scored: int = 0
 
     @property
     def num_output(self) -> int:
@@ -93,10 +101,14 @@ class SharedPrefix:
 @dataclass(slots=True)
 class Plan:
     """What one step computes. In every layer all rows write their KV entries before any row attends, so a row may
-    attend to entries that another row of the same plan writes (that is how in-batch prefixes are shared)."""
+    attend to entries that another row of the same plan writes (that is how in-batch prefixes are shared).
+
+    step: number of this step, counted from 1
+    """
 
     rows: list[Row]
     shared: list[SharedPrefix] = field(default_factory=list[SharedPrefix])
+    step: int = 0
 
     @property
     def num_tokens(self) -> int:
