@@ -1,0 +1,61 @@
+"""A plan's rows as tensors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..kernels.attention_cpu import AttentionRow, CpuAttention
+from ..kernels.reference import kv_write
+from .kv import KVCache
+from .sequence import Plan
+
+
+@dataclass(slots=True)
+class Batch:
+    """All tokens of one step, rows one after another.
+
+    ids, positions, slots: int64 [tokens]
+    """
+
+    ids: Tensor
+    positions: Tensor
+    slots: Tensor
+    rows: list[AttentionRow] = field(default_factory=list[AttentionRow])
+
+
+def make_batch(plan: Plan) -> Batch:
+    total = plan.num_tokens
+    staged = np.empty((3, total), np.int64)
+    rows: list[AttentionRow] = []
+    offset = 0
+    for row in plan.rows:
+        end, upto = offset + row.length, row.start + row.length
+        sequence = row.sequence
+        staged[0, offset:end] = sequence.tokens[row.start : upto]
+        staged[1, offset:end] = np.arange(row.start, upto)
+        staged[2, offset:end] = sequence.slots[row.start : upto]
+        rows.append(AttentionRow(offset, row.start, row.length, sequence.slots))
+        offset = end
+    ids, positions, slots = torch.from_numpy(staged)
+    return Batch(ids, positions, slots, rows)
+
+
+class PagedAttention:
+    """Attention of one batch over the pool; made once a step, called once a layer."""
+
+    def __init__(self, batch: Batch, cache: KVCache, windows: tuple[int | None, ...]) -> None:
+        self._cache = cache
+        self._slots = batch.slots
+        self._windows = windows
+        self._plans = {window: CpuAttention(batch.rows, window) for window in set(windows)}
+
+    def __call__(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        keys, values = self._cache.keys[layer], self._cache.values[layer]
+        # before any row attends: a row may attend to what another row of this step writes
+        kv_write(keys, values, self._slots, key.to(keys.dtype), value.to(keys.dtype))
+        attended = self._plans[self._windows[layer]](query.to(keys.dtype), keys, values)
+        return attended.to(query.dtype).flatten(1)

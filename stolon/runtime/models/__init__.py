@@ -1,0 +1,1 @@
+"""Decoder-only language models: what a checkpoint describes, and how to compute it."""

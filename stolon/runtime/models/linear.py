@@ -1,0 +1,107 @@
+"""Matrix products with fixed weights, each form as fast as this CPU allows.
+
+Measured on one thread of a CPU with AVX512-bf16 (benchmarks/cpu.py): weights in oneDNN's blocked layout save the
+re-packing that `F.linear` does on every call, and give each row the same sum whatever the number of rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+# What oneDNN lays the blocks out for; the layout also serves other row counts.
+PACKED_FOR_ROWS = 16
+
+
+class Linear(Protocol):
+    """x: [rows, in] -> [rows, out]"""
+
+    def __call__(self, x: Tensor) -> Tensor: ...
+
+
+@dataclass(frozen=True, slots=True)
+class LinearOptions:
+    """How to hold weights.
+
+    packed: in oneDNN's layout; plain_copy: bfloat16 also as it is, which a single row reads faster (twice the memory)
+    int8: 8-bit integers, one scale per output
+    """
+
+    packed: bool
+    plain_copy: bool = False
+    int8: bool = False
+
+
+class PlainLinear:
+    """What works everywhere."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        self.weight = weight
+        self.bias = bias
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight, self.bias)
+
+
+class PackedLinear:
+    """oneDNN product with weights packed once.
+
+    A few rows are padded to `least_rows`: for float32 a single row would take another kernel with another order of
+    summation (a row's result must not depend on its company), for bfloat16 four rows are as fast as two.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, *, plain_copy: bool) -> None:
+        self.packed = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), PACKED_FOR_ROWS)
+        self.bias = bias
+        self.plain = weight if plain_copy else None
+        self.least_rows = 4 if weight.dtype == torch.bfloat16 else 2
+
+    def __call__(self, x: Tensor) -> Tensor:
+        rows = x.shape[0]
+        if rows == 1 and self.plain is not None:
+            product = torch.mv(self.plain, x[0]) if self.bias is None else torch.addmv(self.bias, self.plain, x[0])
+            return product.unsqueeze(0)
+        if rows >= self.least_rows:
+            return _packed_product(x, self.packed, self.bias)
+        return _packed_product(F.pad(x, (0, 0, 0, self.least_rows - rows)), self.packed, self.bias)[:rows]
+
+
+def _packed_product(x: Tensor, packed: Tensor, bias: Tensor | None) -> Tensor:
+    return torch.ops.mkldnn._linear_pointwise(x, packed, bias, "none", [], "")
+
+
+def make_linear(weight: Tensor, bias: Tensor | None, options: LinearOptions) -> Linear:
+    """weight: [out, in], bias: [out] or None; both are kept, so the caller gives them away."""
+    if options.packed:
+        return PackedLinear(weight, bias, plain_copy=options.plain_copy and weight.dtype == torch.bfloat16)
+    return PlainLinear(weight, bias)
+
+
+def packing_works(dtype: torch.dtype) -> bool:
+    """Whether this build of torch has the private packing operators and they agree with `F.linear`."""
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(48, 32, generator=generator).to(dtype)
+    x = torch.randn(5, 32, generator=generator).to(dtype)
+    try:
+        got = PackedLinear(weight, None, plain_copy=False)(x)
+    except (AttributeError, RuntimeError, NotImplementedError):
+        return False
+    return bool(torch.allclose(got.float(), F.linear(x.float(), weight.float()), rtol=2e-2, atol=2e-2))
+
+
+@contextmanager
+def native_gemv() -> Generator[None]:
+    """While it runs, a bfloat16 matrix-vector product takes torch's own kernel, which reads weights a third faster
+    than oneDNN's; packed products call oneDNN by name and are not affected."""
+    before: bool = torch._C._get_mkldnn_enabled()
+    torch._C._set_mkldnn_enabled(False)
+    try:
+        yield
+    finally:
+        torch._C._set_mkldnn_enabled(before)

@@ -1,0 +1,189 @@
+"""Loads a model and computes the scheduler's plans."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..lang.errors import CheckpointError, EngineError, InvalidRequest
+from ..lang.types import TokenLogprob
+from .batch import Batch, PagedAttention, make_batch
+from .config import EngineConfig
+from .kv import KVCache
+from .memory import GIB, KVShape, free_memory_bytes, size_kv_cache
+from .models.config import ModelConfig, read_model_config
+from .models.decoder import Decoder
+from .models.linear import Linear, LinearOptions, make_linear, native_gemv, packing_works
+from .sampler import CHUNK_ITEMS, LogprobsAsked, logprobs, sample
+from .sequence import Plan, Row, RowResult
+from .weights import Checkpoint, model_directory
+
+# Below this many parameters float32 costs nothing that matters, and its text hardly depends on the batch.
+SMALL_MODEL = 50_000_000
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+# A second copy of the weights, for single rows, may take this share of what is free once they are loaded.
+PLAIN_COPY_SHARE = 0.25
+
+
+class ModelRunner:
+    """One model and its KV cache on one device.
+
+    num_slots: size of the KV cache in tokens; context_length: longest prompt and answer
+    memory_report: what weights and KV cache take and why, for people to read
+    """
+
+    def __init__(self, config: EngineConfig) -> None:
+        """Raises CheckpointError where the checkpoint is wrong, InvalidRequest where the settings are."""
+        if config.threads is not None:
+            torch.set_num_threads(config.threads)
+        self.device = _device(config)
+        directory = model_directory(config.model_path)
+        self.model_config = read_model_config(directory)
+        self.context_length = _context_length(config, self.model_config)
+        self.vocab_size = self.model_config.vocab_size
+        self.eos_token_ids = self.model_config.eos_token_ids
+        self.dtype = choose_dtype(config, self.model_config)
+        with torch.inference_mode():
+            options = _linear_options(config, self.model_config, self.dtype)
+            self._decoder = _load(directory, self.model_config, self.dtype, options)
+            budget = size_kv_cache(
+                _kv_shape(self.model_config, self.dtype),
+                free_bytes=free_memory_bytes(),
+                fraction=config.memory_fraction,
+                asked=config.kv_tokens,
+                useful=config.scheduler.max_running_requests * self.context_length,
+                page_size=config.scheduler.page_size,
+            )
+            self.num_slots = budget.tokens
+            self._cache = KVCache(self.model_config, budget.tokens, self.dtype)
+        self.memory_report = "\n".join((_weights_report(self.model_config, self.dtype, options), budget.report))
+
+    def execute(self, plan: Plan) -> list[RowResult]:
+        """One result a row, in order; a row's own fault is its result's error, any other fails the step."""
+        with torch.inference_mode(), native_gemv():
+            batch = make_batch(plan)
+            wanted = _wanted(plan, batch)
+            attention = PagedAttention(batch, self._cache, self.model_config.windows)
+            hidden = self._decoder.hidden(batch.ids, batch.positions, attention, torch.tensor(wanted.indices))
+            return self._results(plan, wanted, hidden)
+
+    def _results(self, plan: Plan, wanted: _Wanted, hidden: Tensor) -> list[RowResult]:
+        results = [RowResult() for _ in plan.rows]
+        if wanted.sampling:
+            sequences = [plan.rows[i].sequence for i in wanted.sampling]
+            logits = self._decoder.logits(hidden[: len(sequences)])
+            for i, result in zip(wanted.sampling, sample(logits, sequences, self.eos_token_ids), strict=True):
+                results[i] = result
+        step = max(1, CHUNK_ITEMS // self.vocab_size)
+        first = len(wanted.sampling)
+        for low in range(0, len(wanted.prompt), step):
+            chunk = wanted.prompt[low : low + step]
+            logits = self._decoder.logits(hidden[first + low : first + low + len(chunk)])
+            told = logprobs(logits, [ask for _, ask in chunk])
+            for (i, _), entry, fine in zip(chunk, told, logits.sum(1).isfinite().tolist(), strict=True):
+                _add_prompt_logprob(results[i], entry, fine)
+        return results
+
+
+@dataclass(slots=True)
+class _Wanted:
+    """Where logits are needed.
+
+    indices: of tokens of the batch, first those of `sampling`, then those of `prompt`
+    sampling: rows that draw; prompt: for each position, its row and what to tell
+    """
+
+    indices: list[int]
+    sampling: list[int]
+    prompt: list[tuple[int, LogprobsAsked]]
+
+
+def _wanted(plan: Plan, batch: Batch) -> _Wanted:
+    sampling = [i for i, row in enumerate(plan.rows) if row.samples]
+    wanted = _Wanted([batch.rows[i].offset + plan.rows[i].length - 1 for i in sampling], sampling, [])
+    for i, row in enumerate(plan.rows):
+        if row.sequence.params.prompt_logprobs is not None:
+            for position in prompt_logprob_positions(row):
+                token = row.sequence.tokens[position]
+                wanted.prompt.append((i, LogprobsAsked.of_prompt(row.sequence.params, token)))
+                wanted.indices.append(batch.rows[i].offset + position - 1 - row.start)
+    return wanted
+
+
+def prompt_logprob_positions(row: Row) -> range:
+    """Positions of the prompt's tokens whose log-probabilities this row's logits give, from `logprob_start` on."""
+    first = max(row.start + 1, row.sequence.params.logprob_start)
+    return range(first, min(row.start + row.length + 1, row.sequence.num_prompt))
+
+
+def _add_prompt_logprob(result: RowResult, entry: TokenLogprob, finite: bool) -> None:
+    if finite:
+        result.prompt_logprobs.append(entry)
+    elif result.error is None:
+        result.error = EngineError("the model's logits are not numbers (NaN or infinity)", code="nan_logits")
+
+
+def _device(config: EngineConfig) -> torch.device:
+    if config.device == "cuda":
+        raise InvalidRequest("device cuda is not supported yet; use cpu", param="device")
+    return torch.device("cpu")
+
+
+def choose_dtype(config: EngineConfig, model: ModelConfig) -> torch.dtype:
+    """float16 is never computed with on a CPU: its products are 10 to 30 times slower than bfloat16's."""
+    if config.dtype == "float16":
+        raise InvalidRequest("dtype float16 is too slow on a CPU; use bfloat16, float32 or auto", param="dtype")
+    if config.dtype != "auto":
+        return DTYPES[config.dtype]
+    if model.num_parameters < SMALL_MODEL or model.dtype not in ("bfloat16", "float16"):
+        return torch.float32
+    return torch.bfloat16 if torch.ops.mkldnn._is_mkldnn_bf16_supported() else torch.float32
+
+
+def _context_length(config: EngineConfig, model: ModelConfig) -> int:
+    if config.context_length is None:
+        return model.context_length
+    if not 1 <= config.context_length <= model.context_length:
+        raise InvalidRequest(
+            f"context_length must be in [1, {model.context_length}] for this model, got {config.context_length}",
+            param="context_length",
+        )
+    return config.context_length
+
+
+def _linear_options(config: EngineConfig, model: ModelConfig, dtype: torch.dtype) -> LinearOptions:
+    copy_bytes = model.num_parameters * dtype.itemsize
+    room = free_memory_bytes() - copy_bytes
+    return LinearOptions(
+        packed=packing_works(dtype),
+        plain_copy=dtype == torch.bfloat16 and copy_bytes < room * PLAIN_COPY_SHARE,
+        int8=config.quantization == "int8",
+    )
+
+
+def _load(directory: Path, model: ModelConfig, dtype: torch.dtype, options: LinearOptions) -> Decoder:
+    def linear(weight: Tensor, bias: Tensor | None) -> Linear:
+        return make_linear(weight, bias, options)
+
+    with Checkpoint(directory, dtype, tied=model.tied) as checkpoint:
+        try:
+            decoder = Decoder(model, checkpoint, linear)
+        except (MemoryError, RuntimeError) as error:
+            raise CheckpointError(f"{directory}: the model could not be loaded: {error}") from error
+        checkpoint.finish()
+    return decoder
+
+
+def _kv_shape(model: ModelConfig, dtype: torch.dtype) -> KVShape:
+    return KVShape(
+        layers=model.num_layers, kv_heads=model.num_kv_heads, head_dim=model.head_dim, item_bytes=dtype.itemsize
+    )
+
+
+def _weights_report(model: ModelConfig, dtype: torch.dtype, options: LinearOptions) -> str:
+    size = model.num_parameters * dtype.itemsize / GIB
+    text = f"weights: {model.architecture}, {model.num_parameters / 1e6:.1f} M parameters, {dtype}, {size:.2f} GiB"
+    return text + (f" + {size:.2f} GiB for a plain copy that batch 1 reads faster" if options.plain_copy else "")

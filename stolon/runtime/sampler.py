@@ -1,0 +1,183 @@
+"""From logits to tokens: penalties and bias, temperature, filters, one draw; log-probabilities of what was asked for."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence as Sequence_
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..kernels.draw import draw, draw_keys
+from ..lang.errors import EngineError, InvalidRequest
+from ..lang.types import SamplingParams, TokenLogprob
+from .sequence import RowResult, Sequence
+
+# Logits of this many rows x vocabulary are worked on at once: 32 MiB of float32.
+CHUNK_ITEMS = 1 << 23
+# A nucleus (top_p) is looked for among this many best tokens first; where it is wider the row is sorted.
+NUCLEUS = 1024
+
+
+def sample(logits: Tensor, sequences: list[Sequence], eos_token_ids: frozenset[int]) -> list[RowResult]:
+    """Draw each sequence's next token.
+
+    logits: float32 [len(sequences), vocab], as the model gave them; may be changed
+    A row whose logits are not numbers, or whose parameters name tokens that do not exist, gets an error of its own.
+    """
+    results = [RowResult() for _ in sequences]
+    finite = logits.sum(1).isfinite().tolist()
+    for result, sequence, fine in zip(results, sequences, finite, strict=True):
+        result.error = _why_not(sequence, logits.shape[1], fine)
+    wanted = [i for i, result in enumerate(results) if result.error is None and _wants_logprob(sequences[i].params)]
+    raw = logits[wanted] if wanted else logits
+    for i, sequence in enumerate(sequences):
+        if results[i].error is None:
+            _edit(logits[i], sequence, eos_token_ids)
+    drawn = [i for i, r in enumerate(results) if r.error is None and sequences[i].params.temperature > 0]
+    tokens = best_tokens(logits)
+    step = max(1, CHUNK_ITEMS // logits.shape[1])
+    for low in range(0, len(drawn), step):
+        chunk = drawn[low : low + step]
+        for i, token in zip(chunk, _draw_rows(logits[chunk], [sequences[i] for i in chunk]), strict=True):
+            tokens[i] = token
+    for i, result in enumerate(results):
+        if result.error is None:
+            result.token = tokens[i]
+    if wanted:
+        asked = [LogprobsAsked.of_output(sequences[i].params, tokens[i]) for i in wanted]
+        for i, logprob in zip(wanted, logprobs(raw, asked), strict=True):
+            results[i].logprob = logprob
+    return results
+
+
+def best_tokens(logits: Tensor) -> list[int]:
+    """The id of the largest logit of each row, the lowest where several are."""
+    if logits.device.type == "cpu":
+        # numpy's argmax is vectorised; torch's takes 20 times as long for a large vocabulary
+        return logits.numpy().argmax(1).tolist()
+    return logits.argmax(1).tolist()
+
+
+def _why_not(sequence: Sequence, vocab: int, finite: bool) -> Exception | None:
+    if not finite:
+        return EngineError("the model's logits are not numbers (NaN or infinity)", code="nan_logits")
+    params = sequence.params
+    for token in (*(t for t, _ in params.logit_bias), *params.logprob_token_ids):
+        if not 0 <= token < vocab:
+            return InvalidRequest(f"token id {token} is outside the vocabulary, [0, {vocab})", param="logit_bias")
+    return None
+
+
+def _wants_logprob(params: SamplingParams) -> bool:
+    return params.logprobs is not None or bool(params.logprob_token_ids)
+
+
+def _edit(logits: Tensor, sequence: Sequence, eos_token_ids: frozenset[int]) -> None:
+    """Penalties, bias and `min_tokens`, in place on one row: [vocab].
+
+    The repetition penalty (arXiv:1909.05858, section 4.1) counts prompt and output, the other two the output only.
+    """
+    params = sequence.params
+    if params.repetition_penalty != 1.0:
+        seen = torch.from_numpy(np.unique(np.array(sequence.tokens, np.int64)))
+        values = logits[seen]
+        logits[seen] = torch.where(values < 0, values * params.repetition_penalty, values / params.repetition_penalty)
+    if (params.frequency_penalty or params.presence_penalty) and sequence.num_output:
+        output, counts = np.unique(np.array(sequence.tokens[sequence.num_prompt :], np.int64), return_counts=True)
+        penalty = torch.from_numpy(counts).float() * params.frequency_penalty + params.presence_penalty
+        logits[torch.from_numpy(output)] -= penalty
+    if params.logit_bias:
+        ids, bias = zip(*params.logit_bias, strict=True)
+        logits.index_add_(0, torch.tensor(ids), torch.tensor(bias, dtype=torch.float32))
+    if sequence.num_output < params.min_tokens:
+        ends = set(params.stop_token_ids) | (set() if params.ignore_eos else eos_token_ids)
+        ends = [token for token in ends if 0 <= token < logits.shape[0]]
+        logits[torch.tensor(ends, dtype=torch.int64)] = -math.inf
+
+
+def _draw_rows(logits: Tensor, sequences: list[Sequence]) -> list[int]:
+    params = [sequence.params for sequence in sequences]
+    scaled = logits / torch.tensor([p.temperature for p in params]).unsqueeze(1)
+    floors = filter_floors(scaled, params)
+    keys = [draw_keys(sequence.seed, len(sequence.tokens)) for sequence in sequences]
+    return draw(scaled, floors, torch.tensor(keys, dtype=torch.int32)).tolist()
+
+
+def filter_floors(scaled: Tensor, params: Sequence_[SamplingParams]) -> Tensor:
+    """The smallest value that top_k, top_p and min_p leave in each row, tokens of equal value all staying.
+
+    scaled: float32 [rows, vocab], logits over temperature; returns float32 [rows], -inf where nothing is filtered
+    top_k keeps the k largest; top_p the fewest largest of those left whose probabilities, renormalised, reach p;
+    min_p what is at least p times as likely as the most likely.
+    """
+    rows, vocab = scaled.shape
+    floors = torch.full((rows,), -math.inf)
+    top_k = [p.top_k if 0 < p.top_k < vocab else 0 for p in params]
+    sorting = [i for i, p in enumerate(params) if top_k[i] or p.top_p < 1.0]
+    if sorting:
+        width = max(NUCLEUS if any(params[i].top_p < 1.0 for i in sorting) else 1, *(top_k[i] for i in sorting))
+        best = scaled[sorting].topk(min(width, vocab), dim=1).values
+        for at, i in enumerate(sorting):
+            floor = best[at, top_k[i] - 1] if top_k[i] else floors[i]
+            floors[i] = _nucleus_floor(scaled[i], best[at], floor, params[i].top_p)
+    least = torch.tensor([math.log(p.min_p) if p.min_p else -math.inf for p in params])
+    return torch.maximum(floors, scaled.amax(1) + least)
+
+
+def _nucleus_floor(scaled: Tensor, best: Tensor, floor: Tensor, top_p: float) -> Tensor:
+    """scaled: [vocab]; best: its largest values, descending; floor: what top_k left"""
+    if top_p >= 1.0:
+        return floor
+    weights = (scaled - best[0]).exp_().masked_fill_(scaled < floor, 0.0)
+    needed = weights.sum() * top_p
+    reached = (best - best[0]).exp_().cumsum(0)
+    if reached[-1] < needed and best.shape[0] < scaled.shape[0]:
+        best = scaled.sort(descending=True).values
+        reached = (best - best[0]).exp_().cumsum(0)
+    last = min(int(torch.searchsorted(reached, needed)), best.shape[0] - 1)
+    return torch.maximum(floor, best[last])
+
+
+@dataclass(frozen=True, slots=True)
+class LogprobsAsked:
+    """What to tell of one position: the token itself, the `top` most likely, and `extra` ids."""
+
+    token: int
+    top: int
+    extra: tuple[int, ...]
+
+    @staticmethod
+    def of_output(params: SamplingParams, token: int) -> LogprobsAsked:
+        return LogprobsAsked(token, params.logprobs or 0, params.logprob_token_ids)
+
+    @staticmethod
+    def of_prompt(params: SamplingParams, token: int) -> LogprobsAsked:
+        return LogprobsAsked(token, params.prompt_logprobs or 0, params.logprob_token_ids)
+
+
+def logprobs(logits: Tensor, asked: list[LogprobsAsked]) -> list[TokenLogprob]:
+    """Natural-log probabilities from the model's own logits: float32 [len(asked), vocab]."""
+    rows, vocab = logits.shape
+    normalizer = logits.logsumexp(1)
+    chosen = (logits[torch.arange(rows), torch.tensor([a.token for a in asked])] - normalizer).tolist()
+    width = min(max(a.top for a in asked), vocab)
+    top_values, top_ids = logits.topk(width, dim=1)
+    values: list[list[float]] = (top_values - normalizer.unsqueeze(1)).tolist()
+    ids: list[list[int]] = top_ids.tolist()
+    answers: list[TokenLogprob] = []
+    for i, ask in enumerate(asked):
+        extra: list[float] = []
+        if ask.extra:
+            extra = (logits[i, torch.tensor(ask.extra)] - normalizer[i]).tolist()
+        answers.append(
+            TokenLogprob(
+                token=ask.token,
+                logprob=chosen[i],
+                top=tuple(zip(ids[i][: ask.top], values[i][: ask.top], strict=True)),
+                extra=tuple(zip(ask.extra, extra, strict=True)),
+            )
+        )
+    return answers
