@@ -1,0 +1,135 @@
+"""Every bound on what a request or a command line may say. Validation and tests are both made from these tables."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from ..lang.types import MAX_SEED
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Range:
+    """What a number may be. `open_low`: the lower bound itself is refused."""
+
+    low: float
+    high: float
+    whole: bool = False
+    open_low: bool = False
+
+    def holds(self, value: float) -> bool:
+        """Whether `value` is inside; NaN never is."""
+        return (value > self.low if self.open_low else value >= self.low) and value <= self.high
+
+    def __str__(self) -> str:
+        low, high = f"{_plain(self.low)}", f"{_plain(self.high)}"
+        if self.high == math.inf:
+            return f"{'greater than' if self.open_low else 'at least'} {low}"
+        return f"{'greater than' if self.open_low else 'at least'} {low} and at most {high}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Length:
+    """How many there may be, inclusive; `unit` is the plural for messages."""
+
+    low: int = 0
+    high: int
+    unit: str = "items"
+
+
+def _plain(bound: float) -> str:
+    return str(int(bound)) if float(bound).is_integer() else f"{bound:g}"
+
+
+def whole(low: int, high: int) -> Range:
+    return Range(low=low, high=high, whole=True)
+
+
+MAX_TOKENS = 1 << 20
+
+# of the OpenAI routes
+NUMBERS: dict[str, Range] = {
+    "max_tokens": whole(0, MAX_TOKENS),
+    "max_completion_tokens": whole(1, MAX_TOKENS),
+    "min_tokens": whole(0, MAX_TOKENS),
+    "n": whole(1, 128),
+    "best_of": whole(1, 128),
+    "temperature": Range(low=0, high=2),
+    "top_p": Range(low=0, high=1, open_low=True),
+    "top_k": whole(-1, 1 << 20),  # 0 is refused as well
+    "min_p": Range(low=0, high=1),
+    "frequency_penalty": Range(low=-2, high=2),
+    "presence_penalty": Range(low=-2, high=2),
+    "repetition_penalty": Range(low=0, high=10, open_low=True),
+    "seed": whole(-MAX_SEED - 1, MAX_SEED),
+    "priority": whole(-1000, 1000),
+    "logprobs": whole(0, 5),  # of completions; chat has a boolean here
+    "top_logprobs": whole(0, 20),
+}
+
+# of `sampling_params` on the native route; what is not here is as above
+NATIVE_NUMBERS: dict[str, Range] = {
+    "max_new_tokens": whole(0, MAX_TOKENS),
+    "min_new_tokens": whole(0, MAX_TOKENS),
+    "n": NUMBERS["n"],
+    "temperature": Range(low=0, high=100),
+    "top_p": NUMBERS["top_p"],
+    "top_k": whole(-1, 1 << 30),
+    "min_p": NUMBERS["min_p"],
+    "frequency_penalty": NUMBERS["frequency_penalty"],
+    "presence_penalty": NUMBERS["presence_penalty"],
+    "repetition_penalty": NUMBERS["repetition_penalty"],
+    "sampling_seed": NUMBERS["seed"],
+    "logprob_start_len": whole(-1, MAX_TOKENS),
+    "top_logprobs_num": whole(0, 20),
+}
+
+LOGIT_BIAS = Range(low=-100, high=100)
+
+LENGTHS: dict[str, Length] = {
+    "messages": Length(low=1, high=4096, unit="messages"),
+    "prompts": Length(low=1, high=1024, unit="prompts"),
+    "stop": Length(high=4, unit="strings"),
+    "stop_characters": Length(low=1, high=256, unit="characters"),
+    "native_stop": Length(high=32, unit="strings"),
+    "stop_regex": Length(high=32, unit="patterns"),
+    "stop_token_ids": Length(high=128, unit="token ids"),
+    "logit_bias": Length(high=1024, unit="entries"),
+    "token_ids_logprob": Length(high=128, unit="token ids"),
+    "cache_salt": Length(low=1, high=128, unit="characters"),
+    "name": Length(low=1, high=256, unit="characters"),  # of a model or an author
+    "request_id": Length(low=1, high=128, unit="characters"),
+    "options": Length(low=1, high=1024, unit="options"),
+    "api_key": Length(low=1, high=256, unit="characters"),
+}
+
+ANSWERS = 1024  # prompts of one request times answers to each
+BODY_BYTES = 32 << 20
+DIGITS = 400  # of one number in a body; Python refuses 4300 by itself
+ERROR_CHARACTERS = 800  # of one error message; its body stays below 4 KiB whatever the characters
+ECHO_CHARACTERS = 120  # of the input that an error message may repeat
+OFF_LOOP_CHARACTERS = 64 << 10  # longer texts are tokenized in a thread
+
+# of command-line flags, by the field of the settings
+FLAGS: dict[str, Range] = {
+    "token_budget": whole(1, 1 << 20),
+    "max_running_requests": whole(1, 1 << 16),
+    "max_queued_requests": whole(0, 1 << 20),
+    "page_size": whole(1, 1 << 10),
+    "max_overtakes": whole(0, 1 << 20),
+    "pin_share": Range(low=0, high=1),
+    "context_length": whole(1, 1 << 24),
+    "kv_tokens": whole(1, 1 << 40),
+    "memory_fraction": Range(low=0, high=1, open_low=True),
+    "threads": whole(1, 4096),
+    "random_seed": NUMBERS["seed"],
+    "port": whole(1, 65535),
+    "drain_seconds": Range(low=0, high=86400),
+    "request_timeout_s": Range(low=0, high=86400, open_low=True),
+    "header_timeout_s": Range(low=0, high=3600, open_low=True),
+    "body_timeout_s": Range(low=0, high=3600, open_low=True),
+    "write_timeout_s": Range(low=0, high=3600, open_low=True),
+    "keepalive_s": Range(low=0, high=86400, open_low=True),
+    "heartbeat_s": Range(low=0, high=86400, open_low=True),
+    "body_limit_bytes": whole(1, 1 << 34),
+}

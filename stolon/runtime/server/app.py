@@ -1,0 +1,103 @@
+"""The routes, and what surrounds every one of them: an id, the key, the error shape, one line in the log."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import secrets
+import time
+from collections.abc import Awaitable, Callable
+
+from aiohttp import web
+
+from .. import limits
+from . import auth, chat, completions, errors, status
+from .service import REQUEST_ID, Service
+
+logger = logging.getLogger(__name__)
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+ServiceHandler = Callable[[Service, web.Request], Awaitable[web.StreamResponse]]
+
+ROUTES: tuple[tuple[str, str, ServiceHandler], ...] = (
+    ("POST", "/v1/chat/completions", chat.answer),
+    ("POST", "/v1/completions", completions.answer),
+    ("GET", "/v1/models", status.models),
+    ("GET", "/v1/models/{model:.+}", status.model),
+    ("GET", "/health", status.health),
+    ("GET", "/ready", status.ready),
+    ("GET", "/get_model_info", status.model_info),
+    ("GET", "/model_info", status.model_info),
+    ("GET", "/get_server_info", status.server_info),
+    ("GET", "/server_info", status.server_info),
+    ("GET", "/flush_cache", status.flush_cache),
+    ("POST", "/flush_cache", status.flush_cache),
+)
+
+
+def build_app(service: Service, key_digest: bytes | None) -> web.Application:
+    """The application over `service`; `key_digest` is None where no key is asked for."""
+    surroundings = _Surroundings(key_digest)
+    # reading a body has a limit of its own, from the settings
+    app = web.Application(middlewares=[surroundings.around], client_max_size=service.settings.body_limit_bytes)
+    for method, path, handler in ROUTES:
+        app.router.add_route(method, path, _bound(handler, service), expect_handler=_say_nothing_yet)
+    app.on_response_prepare.append(_finish_headers)
+    return app
+
+
+def _bound(handler: ServiceHandler, service: Service) -> Handler:
+    async def bound(request: web.Request) -> web.StreamResponse:
+        return await handler(service, request)
+
+    return bound
+
+
+async def _say_nothing_yet(request: web.Request) -> None:
+    """`100 Continue` is said when the body is read: after the key has been checked."""
+
+
+async def _finish_headers(request: web.Request, response: web.StreamResponse) -> None:
+    response.headers["X-Request-Id"] = request.get(REQUEST_ID, "none")
+    response.headers["Server"] = "stolon"
+
+
+class _Surroundings:
+    def __init__(self, key_digest: bytes | None) -> None:
+        self._key_digest = key_digest
+        self._boot = secrets.token_hex(4)
+        self._count = itertools.count(1)
+
+    @web.middleware
+    async def around(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        began = time.monotonic()
+        request[REQUEST_ID] = self._id_of(request)
+        try:
+            if self._key_digest is not None and not auth.is_open(request):
+                auth.check(request, self._key_digest)
+            response = await handler(request)
+        except Exception as error:
+            answer = errors.from_exception(error)
+            if answer is None:
+                logger.exception("request %s failed", request[REQUEST_ID])
+                answer = errors.internal()
+            response = errors.response(answer)
+        if logger.isEnabledFor(logging.INFO):
+            took = (time.monotonic() - began) * 1000
+            logger.info(
+                "%s %s %d %.0f ms %s", request.method, _route(request), response.status, took, request[REQUEST_ID]
+            )
+        return response
+
+    def _id_of(self, request: web.Request) -> str:
+        """The client's own id where it is fit to be repeated, else one of ours."""
+        given = request.headers.get("X-Request-Id", "")
+        if 0 < len(given) <= limits.LENGTHS["request_id"].high and given.isascii() and given.isprintable():
+            return given
+        return f"{self._boot}-{next(self._count)}"
+
+
+def _route(request: web.Request) -> str:
+    """The matched route for the log: never what the client wrote."""
+    resource = request.match_info.route.resource
+    return "(no route)" if resource is None else resource.canonical

@@ -1,0 +1,137 @@
+"""The body of a request: read within limits, and read strictly."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+from collections.abc import Iterator
+from typing import cast
+
+from aiohttp import web
+
+from .. import limits
+from .errors import HttpError, clip, invalid
+
+JsonObject = dict[str, object]
+
+
+async def read_object(request: web.Request, *, limit_bytes: int, timeout_s: float) -> JsonObject:
+    """The JSON object that `request` carries.
+
+    Raises HttpError: 408 if it does not arrive in time, 413 if it is too large (also after decompression), 415 if it
+    is not declared as JSON, 400 for whatever is not strict JSON.
+    """
+    if request.content_type != "application/json":
+        raise HttpError(415, "unsupported_media_type", "send the body as Content-Type: application/json")
+    if (request.charset or "utf-8").lower().replace("_", "-") not in ("utf-8", "utf8", "us-ascii"):
+        raise _not_json("body must be UTF-8")
+    return parse(await _read(request, limit_bytes, timeout_s))
+
+
+async def _read(request: web.Request, limit_bytes: int, timeout_s: float) -> bytes:
+    too_large = HttpError(413, "request_too_large", f"the request body may have {limit_bytes} bytes", close=True)
+    if (request.content_length or 0) > limit_bytes:
+        raise too_large
+    if request.headers.get("Expect", "").lower() == "100-continue":
+        # aiohttp would say this before anyone has looked at the key
+        assert request.transport is not None
+        request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+    try:
+        return await asyncio.wait_for(request.read(), timeout_s)
+    except asyncio.TimeoutError:
+        message = f"the request body did not arrive within {timeout_s:g} seconds"
+        raise HttpError(408, "request_timeout", message, close=True) from None
+    except web.HTTPRequestEntityTooLarge:
+        raise too_large from None
+    except web.RequestPayloadError as error:
+        raise HttpError(400, "invalid_json", "the request body cannot be decoded", close=True) from error
+
+
+def parse(raw: bytes) -> JsonObject:
+    """Strict JSON: UTF-8 without a mark, no duplicate keys, no NaN, no lone surrogates, an object at the top."""
+    if not raw.strip():
+        raise _not_json("request body is empty")
+    if raw.startswith((b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff")):
+        raise _not_json("body must be UTF-8, without a byte order mark")
+    try:
+        text = raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise _not_json(f"body must be UTF-8; the byte at {error.start} is not") from None
+    value = _loads(text)
+    if not isinstance(value, dict):
+        raise _not_json("request body must be a JSON object")
+    found = cast(JsonObject, value)
+    # only an escape can make a lone surrogate, so most bodies are spared the walk
+    if "\\ud" in text or "\\uD" in text:
+        _refuse_surrogates(found)
+    return found
+
+
+def _loads(text: str) -> object:
+    odd: list[str] = []  # why a number cannot be
+
+    def whole(digits: str) -> int | float:
+        if len(digits) > limits.DIGITS:
+            odd.append("number too large")
+            return math.inf
+        return int(digits)
+
+    def real(digits: str) -> float:
+        value = float(digits)
+        if math.isinf(value):
+            odd.append("must be a finite number")
+        return value
+
+    def constant(name: str) -> float:
+        odd.append(f"must be a finite number, got {name}")
+        return math.nan
+
+    try:
+        value = json.loads(
+            text, parse_int=whole, parse_float=real, parse_constant=constant, object_pairs_hook=_without_duplicates
+        )
+    except json.JSONDecodeError as error:
+        raise _not_json(f"invalid JSON: {error.msg} at line {error.lineno} column {error.colno}") from None
+    except RecursionError:
+        raise _not_json("nested too deeply") from None
+    if odd:
+        path = next((path for path, leaf in _leaves(value) if isinstance(leaf, float) and not math.isfinite(leaf)), "")
+        raise invalid(f"{path or 'body'}: {odd[0]}", path or None)
+    return value
+
+
+def _without_duplicates(pairs: list[tuple[str, object]]) -> JsonObject:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        seen: set[str] = set()
+        twice = next(key for key, _ in pairs if key in seen or seen.add(key))
+        raise invalid(f"the key '{clip(twice)}' occurs twice", clip(twice), "duplicate_key")
+    return found
+
+
+def _refuse_surrogates(found: JsonObject) -> None:
+    for path, leaf in _leaves(found):
+        if isinstance(leaf, str) and any("\ud800" <= character <= "\udfff" for character in leaf):
+            param = clip(path)
+            raise invalid(f"{param or 'body'}: unpaired surrogate", param or None)
+
+
+def _leaves(value: object, path: str = "") -> Iterator[tuple[str, object]]:
+    """Every number, string and key with its dotted path, in order."""
+    stack: list[tuple[str, object]] = [(path, value)]
+    while stack:
+        here, found = stack.pop()
+        if isinstance(found, dict):
+            items = cast(JsonObject, found)
+            yield from ((here, key) for key in items)
+            stack.extend((f"{here}.{key}" if here else key, items[key]) for key in reversed(items))
+        elif isinstance(found, list):
+            entries = cast("list[object]", found)
+            stack.extend((f"{here}[{index}]", entries[index]) for index in reversed(range(len(entries))))
+        else:
+            yield here, found
+
+
+def _not_json(message: str) -> HttpError:
+    return invalid(message, None, "invalid_json")

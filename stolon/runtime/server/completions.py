@@ -1,0 +1,218 @@
+"""POST /v1/completions"""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from aiohttp import web
+
+from ...lang.types import Delta, TokenLogprob, Usage
+from ..limits import NUMBERS
+from . import wire
+from .answers import Answer, Question, Reply, ask_all, collect
+from .body import JsonObject, read_object
+from .errors import invalid
+from .fields import Check, Values, boolean, number, read
+from .prompts import check_model, encode_text, fit, missing, prompt_list
+from .sampling import UNSUPPORTED, most_answers, openai_params, openai_table
+from .service import Engine, Service, Tokenizer
+from .stream import send
+
+_DEFAULT_TOKENS = 16  # OpenAI's
+
+
+@functools.lru_cache(maxsize=4)
+def _table(vocab_size: int) -> dict[str, Check]:
+    return {
+        **openai_table(vocab_size),
+        "prompt": lambda path, value: prompt_list(path, value, vocab_size),
+        "logprobs": number(NUMBERS["logprobs"]),
+        "echo": boolean,
+        "best_of": number(NUMBERS["best_of"]),
+    }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Form:
+    """How the answers are to be written.
+
+    prompts: as text, empty unless they are echoed
+    answers: wanted for each prompt; more may be drawn (best_of)
+    """
+
+    id: str
+    created: int
+    model: str
+    prompts: Sequence[str]
+    echo: bool
+    logprobs: int | None
+    answers: int
+    tokenizer: Tokenizer
+
+    def json(self) -> JsonObject:
+        return {"id": self.id, "object": "text_completion", "created": self.created, "model": self.model}
+
+
+async def answer(service: Service, request: web.Request) -> web.StreamResponse:
+    settings = service.settings
+    with service.admitted() as engine:
+        found = await read_object(request, limit_bytes=settings.body_limit_bytes, timeout_s=settings.body_timeout_s)
+        check_model(found, engine)
+        values = read(found, _table(engine.vocab_size), unsupported=UNSUPPORTED)
+        if "prompt" not in values:
+            raise missing("prompt")
+        prompts: list[str | list[int]] = values.get("prompt", [])
+        drawn = _check(values, len(prompts))
+        questions = await _questions(engine, values, prompts, drawn, settings.request_timeout_s)
+        form = _form(engine, values, prompts)
+        if values.get("stream", False):
+            events = _Events(form, questions, values.get("stream_options", False))
+            return await send(service, request, ask_all(engine, questions), events)
+        replies = await collect(engine, questions)
+        choices = [
+            _choice(form, place, index, questions[place], done)
+            for place, reply in enumerate(replies)
+            for index, done in enumerate(_best(reply, form.answers))
+        ]
+        whole = {**form.json(), "choices": choices, "usage": wire.usage([reply.usage for reply in replies])}
+        return web.Response(body=wire.dumps(whole), content_type="application/json")
+
+
+def _check(values: Values, prompts: int) -> int:
+    """What the fields say together; returns how many answers to draw for each prompt."""
+    answers = values.get("n", 1)
+    drawn = values.get("best_of", answers)
+    if drawn < answers:
+        raise invalid(f"best_of must be at least n ({answers}), got {drawn}", "best_of")
+    if drawn > answers and values.get("stream", False):
+        raise invalid("best_of cannot be streamed: the best is known at the end", "best_of")
+    if values.get("max_tokens", None) == 0 and not values.get("echo", False):
+        raise invalid("max_tokens must be at least 1, or 0 with echo, got 0", "max_tokens")
+    most_answers(prompts, drawn)
+    return drawn
+
+
+async def _questions(
+    engine: Engine, values: Values, prompts: Sequence[str | list[int]], drawn: int, timeout_s: float
+) -> list[Question]:
+    wanted: int | None = values.get("max_tokens", None)
+    logprobs: int | None = values.get("logprobs", None)
+    echoed = logprobs if values.get("echo", False) else None
+    drawing = {**values, "n": drawn}
+    questions: list[Question] = []
+    for place, prompt in enumerate(prompts):
+        path = "prompt" if len(prompts) == 1 else f"prompt[{place}]"
+        ids = await encode_text(engine, prompt, path) if isinstance(prompt, str) else prompt
+        params = openai_params(
+            drawing,
+            max_tokens=fit(engine, ids, wanted, _DEFAULT_TOKENS, "max_tokens"),
+            # the best of several is known by its log-probabilities
+            logprobs=0 if logprobs is None and drawn > values.get("n", 1) else logprobs,
+            prompt_logprobs=echoed,
+        )
+        questions.append(
+            Question(
+                prompt=ids,
+                params=params,
+                salt=values.get("cache_salt", ""),
+                priority=values.get("priority", 0),
+                timeout_s=timeout_s,
+            )
+        )
+    return questions
+
+
+def _form(engine: Engine, values: Values, prompts: Sequence[str | list[int]]) -> _Form:
+    echo = values.get("echo", False)
+    return _Form(
+        id=wire.new_id("cmpl"),
+        created=int(time.time()),
+        model=engine.model_name,
+        prompts=[engine.tokenizer.decode(p) if isinstance(p, list) else p for p in prompts] if echo else [],
+        echo=echo,
+        logprobs=values.get("logprobs", None),
+        answers=values.get("n", 1),
+        tokenizer=engine.tokenizer,
+    )
+
+
+def _best(reply: Reply, wanted: int) -> list[Answer]:
+    """The likeliest answers per token, if more were drawn than wanted."""
+    if len(reply.answers) == wanted:
+        return reply.answers
+    return sorted(reply.answers, key=Answer.mean_logprob, reverse=True)[:wanted]
+
+
+def _choice(form: _Form, place: int, index: int, question: Question, done: Answer) -> JsonObject:
+    logprobs = None
+    if form.logprobs is not None:
+        entries: list[TokenLogprob | None] = [*(done.prompt_logprobs or ()), *done.logprobs]
+        offset = 0 if not form.echo or done.prompt_logprobs else len(form.prompts[place])
+        logprobs = wire.completion_logprobs(entries, question.prompt[0], form.logprobs, offset, form.tokenizer)
+    return {
+        "index": place * form.answers + index,
+        "text": form.prompts[place] + done.text if form.echo else done.text,
+        "logprobs": logprobs,
+        "finish_reason": done.finish,
+        "matched_stop": done.matched,
+    }
+
+
+class _Events:
+    """Chunks of the streamed answers. What is the same in all of them is encoded once."""
+
+    def __init__(self, form: _Form, questions: Sequence[Question], with_usage: bool) -> None:
+        self._form = form
+        self._questions = questions
+        self._with_usage = with_usage
+        self._usage: list[Usage] = []
+        self._offsets = [0] * (len(questions) * form.answers)
+        self._begun: set[int] = set()
+        frame = wire.encode(form.json())[:-1]
+        self._head = f'data: {frame},"choices":[{{"index":'
+        self._tail = ',"logprobs":null,"finish_reason":null}]' + (',"usage":null' if with_usage else "") + "}\n\n"
+
+    def start(self) -> bytes:
+        return b""
+
+    def delta(self, place: int, delta: Delta) -> bytes:
+        if delta.usage is not None:
+            self._usage.append(delta.usage)
+        index = place * self._form.answers + delta.index
+        text, entries = self._with_echo(place, index, delta)
+        if delta.finish is None and not entries:
+            return f'{self._head}{index},"text":{wire.encode(text)}{self._tail}'.encode() if text else b""
+        logprobs = None
+        if self._form.logprobs is not None:
+            logprobs = wire.completion_logprobs(
+                entries,
+                self._questions[place].prompt[0],
+                self._form.logprobs,
+                self._offsets[index],
+                self._form.tokenizer,
+            )
+        self._offsets[index] += len(text)
+        choice: JsonObject = {"index": index, "text": text, "logprobs": logprobs, "finish_reason": delta.finish}
+        if delta.finish is not None:
+            choice["matched_stop"] = delta.matched
+        chunk = {**self._form.json(), "choices": [choice]}
+        if self._with_usage:
+            chunk["usage"] = None
+        return b"data: " + wire.dumps(chunk) + b"\n\n"
+
+    def _with_echo(self, place: int, index: int, delta: Delta) -> tuple[str, list[TokenLogprob | None]]:
+        """The increment; the first of an echoed answer brings the prompt."""
+        entries: list[TokenLogprob | None] = [*(delta.logprobs or ())]
+        if not self._form.echo or index in self._begun:
+            return delta.text, entries
+        self._begun.add(index)
+        return self._form.prompts[place] + delta.text, [*(delta.prompt_logprobs or ()), *entries]
+
+    def end(self) -> bytes:
+        if not self._with_usage:
+            return b""
+        chunk: JsonObject = {**self._form.json(), "choices": [], "usage": wire.usage(self._usage)}
+        return b"data: " + wire.dumps(chunk) + b"\n\n"

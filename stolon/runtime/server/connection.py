@@ -1,0 +1,130 @@
+"""One TCP connection: its deadlines, and the error shape also where the peer does not speak HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+
+from aiohttp import web
+from aiohttp.web_protocol import RequestHandler
+from aiohttp.web_request import BaseRequest
+
+from . import errors
+from .errors import HttpError
+from .settings import ServerConfig
+
+logger = logging.getLogger(__name__)
+
+_LINGER_S = 2.0  # how long the rest of a refused body is read, so that the refusal arrives
+
+
+class Connection(RequestHandler):
+    """aiohttp's connection with three things that it lacks: a deadline for the first headers, a deadline for a client
+    that does not read, and JSON for protocol errors."""
+
+    def __init__(self, server: web.Server, settings: ServerConfig) -> None:
+        super().__init__(
+            server,
+            loop=asyncio.get_running_loop(),
+            access_log=None,  # pyright: ignore[reportArgumentType]
+            keepalive_timeout=settings.keepalive_s,
+            lingering_time=_LINGER_S,
+        )
+        self._header_timeout_s = settings.header_timeout_s
+        self._write_timeout_s = settings.write_timeout_s
+        self._header_timer: asyncio.TimerHandle | None = None
+        self._write_timer: asyncio.TimerHandle | None = None
+        self._unread = 0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self._header_timer = self._loop.call_later(self._header_timeout_s, self._too_late)
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self._header_timer is not None and self._request_count:
+            self._header_timer.cancel()
+            self._header_timer = None
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        for timer in (self._header_timer, self._write_timer):
+            if timer is not None:
+                timer.cancel()
+        super().connection_lost(exc)
+
+    def _too_late(self) -> None:
+        """No whole headers in time."""
+        self._header_timer = None
+        if self.transport is not None:
+            body = errors.body(HttpError(408, "request_timeout", "the request's headers did not arrive in time"))
+            head = f"HTTP/1.1 408 Request Timeout\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n"
+            self.transport.write(head.encode() + b"X-Request-Id: none\r\nConnection: close\r\n\r\n" + body)
+        self.force_close()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._watch_reader()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self._write_timer is not None:
+            self._write_timer.cancel()
+            self._write_timer = None
+
+    def _watch_reader(self) -> None:
+        assert self.transport is not None
+        self._unread = self.transport.get_write_buffer_size()
+        self._write_timer = self._loop.call_later(self._write_timeout_s, self._check_reader)
+
+    def _check_reader(self) -> None:
+        """The client has not caught up. If it has read nothing at all, it is given up, and its request with it."""
+        self._write_timer = None
+        if self.transport is None:
+            return
+        if self.transport.get_write_buffer_size() < self._unread:
+            self._watch_reader()
+            return
+        logger.info("a client read nothing for %g s; its connection is closed", self._write_timeout_s)
+        self.transport.abort()
+
+    def handle_error(
+        self, request: BaseRequest, status: int = 500, exc: BaseException | None = None, message: str | None = None
+    ) -> web.StreamResponse:
+        if request.writer.output_size > 0:
+            raise ConnectionError("an answer has begun; it cannot become an error")
+        if status >= 500:
+            logger.error("a request failed outside its handler", exc_info=exc)
+            answer = errors.internal()
+        else:
+            logger.debug("not HTTP: %s", message)
+            answer = HttpError(status, "bad_request", "this is not a valid HTTP request")
+        answer.close = True
+        response = errors.response(answer)
+        response.headers["X-Request-Id"] = "none"
+        return response
+
+
+async def listen(app: web.Application, settings: ServerConfig, sock: socket.socket) -> Listener:
+    """Serve `app` on `sock`, which is bound; owns it from here on."""
+    runner = web.AppRunner(app, handler_cancellation=True, access_log=None)
+    await runner.setup()
+    server = runner.server
+    assert server is not None
+    accepting = await asyncio.get_running_loop().create_server(
+        lambda: Connection(server, settings), sock=sock, backlog=1024
+    )
+    return Listener(runner, accepting)
+
+
+class Listener:
+    """A server that accepts connections until it is closed."""
+
+    def __init__(self, runner: web.AppRunner, accepting: asyncio.Server) -> None:
+        self._runner = runner
+        self._accepting = accepting
+
+    async def close(self) -> None:
+        """Stop listening, end every connection."""
+        self._accepting.close()
+        await self._runner.cleanup()

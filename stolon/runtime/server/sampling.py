@@ -1,0 +1,193 @@
+"""Fields about how to draw tokens, under OpenAI's names and under SGLang's, to `SamplingParams`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ...lang.types import SamplingParams
+from .. import limits
+from ..limits import LENGTHS, NATIVE_NUMBERS, NUMBERS
+from .errors import invalid
+from .fields import (
+    Check,
+    Values,
+    boolean,
+    ignored,
+    logit_bias,
+    mapping,
+    number,
+    one_of,
+    read,
+    string,
+    strings,
+    token_ids,
+    top_k,
+    wrong_type,
+)
+
+_CONSTRAINT = "constrained answers are not available on this server yet"
+_TOOLS = "tools are not available on this server yet"
+_NO_TEMPLATE = "chat templates come from the checkpoint or from --chat-template, never from a request"
+
+# what others know and we refuse by name: dropping it would change the answer without a word
+UNSUPPORTED: dict[str, str] = {
+    **dict.fromkeys(
+        [
+            "regex",
+            "json_schema",
+            "ebnf",
+            "grammar",
+            "structural_tag",
+            "structured_outputs",
+            "guided_json",
+            "guided_regex",
+            "guided_choice",
+            "guided_grammar",
+            "guided_json_object",
+        ],
+        _CONSTRAINT,
+    ),
+    **dict.fromkeys(["tools", "tool_choice", "parallel_tool_calls", "functions", "function_call"], _TOOLS),
+    "chat_template": _NO_TEMPLATE,
+    "chat_template_kwargs": _NO_TEMPLATE,
+    **dict.fromkeys(
+        ["prompt_embeds", "input_embeds", "custom_logit_processor", "custom_params"], "a request cannot carry code"
+    ),
+    **dict.fromkeys(["lora_path", "session_params", "session_id", "extra_key"], "there is no such thing here"),
+    **dict.fromkeys(["image_data", "audio_data", "video_data", "modalities", "audio"], "only text is understood"),
+    **dict.fromkeys(["beam_width", "use_beam_search", "length_penalty"], "there is no beam search"),
+    **dict.fromkeys(["suffix", "prediction", "web_search_options", "reasoning_effort", "verbosity"], "not available"),
+    "return_hidden_states": "hidden states are not sent",
+}
+
+IGNORED = ("user", "metadata", "store", "service_tier")
+
+_STREAM_OPTIONS: dict[str, Check] = {"include_usage": boolean}
+
+
+def _stream_options(path: str, value: object) -> bool:
+    """Whether usage is asked for."""
+    found = read(mapping(path, value), _STREAM_OPTIONS, unsupported={}, prefix=f"{path}.")
+    return found.get("include_usage", False)
+
+
+def _response_format(path: str, value: object) -> object:
+    found = mapping(path, value)
+    kind = found.get("type")
+    if kind in ("json_object", "json_schema", "structural_tag"):
+        raise invalid(f"{path}.type '{kind}': {_CONSTRAINT}", f"{path}.type", "unsupported_parameter")
+    return read(found, {"type": one_of("text")}, unsupported={}, prefix=f"{path}.")
+
+
+def openai_table(vocab_size: int) -> dict[str, Check]:
+    """The fields that both OpenAI routes know."""
+    plain = (
+        "max_tokens min_tokens n temperature top_p min_p frequency_penalty presence_penalty repetition_penalty seed "
+        "priority"
+    )
+    return {
+        "model": string(LENGTHS["name"]),
+        **{name: number(NUMBERS[name]) for name in plain.split()},
+        "top_k": top_k(NUMBERS["top_k"]),
+        "stop": strings(LENGTHS["stop"], LENGTHS["stop_characters"]),
+        "stop_token_ids": token_ids(vocab_size, LENGTHS["stop_token_ids"]),
+        "stop_regex": strings(LENGTHS["stop_regex"], LENGTHS["stop_characters"]),
+        "logit_bias": logit_bias(vocab_size),
+        "ignore_eos": boolean,
+        "skip_special_tokens": boolean,
+        "include_stop_str_in_output": boolean,
+        "no_stop_trim": boolean,
+        "stream": boolean,
+        "stream_options": _stream_options,
+        "cache_salt": string(LENGTHS["cache_salt"]),
+        "response_format": _response_format,
+        **dict.fromkeys(IGNORED, ignored),
+    }
+
+
+def openai_params(
+    values: Values, *, max_tokens: int, logprobs: int | None, prompt_logprobs: int | None = None
+) -> SamplingParams:
+    """From checked fields of an OpenAI route."""
+    if "stream_options" in values and not values.get("stream"):
+        raise invalid("stream_options is only for requests with stream: true", "stream_options")
+    return SamplingParams(
+        max_tokens=max_tokens,
+        min_tokens=values.get("min_tokens", 0),
+        n=values.get("n", 1),
+        logprobs=logprobs,
+        prompt_logprobs=prompt_logprobs,
+        seed=values.get("seed", None),
+        include_stop=_includes_stop(values),
+        **_shared(values),
+    )
+
+
+_NATIVE_NAMES = (
+    "max_new_tokens min_new_tokens n temperature top_p min_p frequency_penalty presence_penalty repetition_penalty "
+    "sampling_seed"
+)
+
+
+def native_table(vocab_size: int) -> dict[str, Check]:
+    """The fields of `sampling_params`."""
+    return {
+        **{name: number(NATIVE_NUMBERS[name]) for name in _NATIVE_NAMES.split()},
+        "top_k": number(NATIVE_NUMBERS["top_k"]),
+        "stop": strings(LENGTHS["native_stop"], LENGTHS["stop_characters"]),
+        "stop_token_ids": token_ids(vocab_size, LENGTHS["stop_token_ids"]),
+        "stop_regex": strings(LENGTHS["stop_regex"], LENGTHS["stop_characters"]),
+        "logit_bias": logit_bias(vocab_size),
+        "ignore_eos": boolean,
+        "skip_special_tokens": boolean,
+        "no_stop_trim": boolean,
+        "spaces_between_special_tokens": _only_true,
+    }
+
+
+def native_values(path: str, value: object, table: Mapping[str, Check]) -> dict[str, Any]:
+    return read(mapping(path, value), table, unsupported=UNSUPPORTED, prefix=f"{path}.")
+
+
+def native_params(values: Values, *, max_tokens: int, **logprobs: Any) -> SamplingParams:
+    """From checked `sampling_params`; `logprobs` are further fields of SamplingParams, of the request as a whole."""
+    return SamplingParams(
+        max_tokens=max_tokens,
+        min_tokens=values.get("min_new_tokens", 0),
+        n=values.get("n", 1),
+        seed=values.get("sampling_seed", None),
+        include_stop=_includes_stop(values),
+        **_shared(values),
+        **logprobs,
+    )
+
+
+def _includes_stop(values: Values) -> bool:
+    return values.get("include_stop_str_in_output", False) or values.get("no_stop_trim", False)
+
+
+_SHARED = (
+    "temperature top_p top_k min_p frequency_penalty presence_penalty repetition_penalty logit_bias stop "
+    "stop_token_ids stop_regex ignore_eos skip_special_tokens"
+).split()
+
+
+def _shared(values: Values) -> dict[str, Any]:  # the names are SamplingParams' own
+    return {name: values[name] for name in _SHARED if name in values}
+
+
+def _only_true(path: str, value: object) -> object:
+    if value is not True:
+        raise wrong_type(path, "true", value)
+    return value
+
+
+def most_answers(prompts: int, answers: int) -> None:
+    """Refuse a fan-out that no one request may have."""
+    if prompts * answers > limits.ANSWERS:
+        raise invalid(
+            f"{prompts} prompts with {answers} answers each are {prompts * answers} answers; "
+            f"one request may ask for {limits.ANSWERS}",
+            "n",
+        )

@@ -1,0 +1,140 @@
+"""What the server asks of an engine, and whether it is taking requests."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from typing import Protocol
+
+from aiohttp import web
+
+from ...lang.types import Delta, SamplingParams
+from .errors import shutting_down, unavailable
+from .settings import ServerConfig
+
+REQUEST_ID = web.RequestKey("request_id", str)
+
+
+class Tokenizer(Protocol):
+    def encode(self, text: str, *, bos: bool = True) -> list[int]: ...
+    def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str: ...
+    def token_bytes(self, id: int) -> bytes: ...
+    def token_text(self, id: int) -> str: ...
+
+
+class ChatTemplate(Protocol):
+    def encode(self, messages: Sequence[Mapping[str, str]], *, continue_final: bool = False) -> list[int]: ...
+
+
+class Heartbeat(Protocol):
+    """`at_s` is on the monotonic clock; `busy`: a step is under way."""
+
+    @property
+    def alive(self) -> bool: ...
+    @property
+    def at_s(self) -> float: ...
+
+
+class Engine(Protocol):
+    """The part of the engine that answers requests; all methods run on the server's event loop."""
+
+    @property
+    def tokenizer(self) -> Tokenizer: ...
+    @property
+    def chat(self) -> ChatTemplate | None: ...
+    @property
+    def context_length(self) -> int: ...
+    @property
+    def vocab_size(self) -> int: ...
+    @property
+    def model_name(self) -> str: ...
+    @property
+    def heartbeat(self) -> Heartbeat: ...
+
+    def generate(
+        self,
+        prompt_ids: Sequence[int],
+        params: SamplingParams,
+        *,
+        salt: str = "",
+        priority: int = 0,
+        timeout_s: float | None = None,
+    ) -> AsyncGenerator[Delta, None]: ...
+    async def score(
+        self, token_lists: Sequence[Sequence[int]], start: int, *, salt: str = "", timeout_s: float | None = None
+    ) -> list[tuple[float, ...]]: ...
+    def room(self, prompt_length: int) -> int: ...
+    async def flush_cache(self) -> bool: ...
+    def stats(self) -> dict[str, object]: ...
+    async def close(self, drain_s: float = 0) -> None: ...
+
+
+class Service:
+    """One engine behind one server: loading, then serving, then draining."""
+
+    def __init__(self, settings: ServerConfig, engine: Engine | None = None) -> None:
+        self.settings = settings
+        self.started_s = time.time()
+        self.is_draining = False
+        self._engine = engine
+        self._in_flight = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    def serve(self, engine: Engine) -> None:
+        """Loading is over."""
+        self._engine = engine
+
+    @property
+    def is_loading(self) -> bool:
+        return self._engine is None
+
+    @property
+    def engine(self) -> Engine:
+        """Raises HttpError 503 while there is none."""
+        if self._engine is None:
+            raise unavailable("the model is being loaded")
+        return self._engine
+
+    @property
+    def is_alive(self) -> bool:
+        """The engine has given a sign of life lately."""
+        engine = self._engine
+        return engine is not None and _beats(engine.heartbeat, self.settings.heartbeat_s)
+
+    @property
+    def in_flight(self) -> int:
+        return self._in_flight
+
+    @contextmanager
+    def admitted(self) -> Generator[Engine]:
+        """The engine, for as long as one request takes. Raises HttpError 503 if none is taken now."""
+        if self.is_draining:
+            raise shutting_down()
+        engine = self.engine
+        if not engine.heartbeat.alive:
+            raise unavailable("the engine has died; see the server's log")
+        self._in_flight += 1
+        self._idle.clear()
+        try:
+            yield engine
+        finally:
+            self._in_flight -= 1
+            if not self._in_flight:
+                self._idle.set()
+
+    async def drain(self, timeout_s: float) -> None:
+        """Take no more requests and let those in flight finish; what is left then is ended with an error."""
+        self.is_draining = True
+        with suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(self._idle.wait(), timeout_s)
+        if self._engine is not None:
+            await self._engine.close()
+        with suppress(asyncio.TimeoutError):  # the ends of streams are still to be written
+            await asyncio.wait_for(self._idle.wait(), 1.0)
+
+
+def _beats(heartbeat: Heartbeat, within_s: float) -> bool:
+    return heartbeat.alive and time.monotonic() - heartbeat.at_s < within_s

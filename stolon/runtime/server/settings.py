@@ -1,0 +1,37 @@
+"""Settings of the server; command-line flags are made from these fields."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from .. import limits
+from ..config import flag
+
+LogLevel = Literal["debug", "info", "warning", "error"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerConfig:
+    """Where the server listens, who may call it, and how long anything may take."""
+
+    host: str = field(default="127.0.0.1", metadata=flag("address to listen on; others than loopback need a key"))
+    port: int = field(default=30000, metadata=flag("port to listen on"))
+    api_key: str | None = field(
+        default=None, repr=False, metadata=flag("key that clients must send (visible in the process list)")
+    )
+    api_key_file: str | None = field(default=None, metadata=flag("file whose first line is the key"))
+    insecure_no_auth: bool = field(default=False, metadata=flag("listen beyond loopback without any key"))
+    log_level: LogLevel = field(default="info", metadata=flag("least severity that is logged"))
+    drain_seconds: float = field(
+        default=30.0, metadata=flag("on SIGTERM, how long requests in flight may take to finish")
+    )
+    request_timeout_s: float = field(default=600.0, metadata=flag("longest time for one request"))
+    header_timeout_s: float = field(default=10.0, metadata=flag("from connecting to the end of the first headers"))
+    body_timeout_s: float = field(default=30.0, metadata=flag("from the headers to the end of the body"))
+    write_timeout_s: float = field(default=30.0, metadata=flag("how long a client may read nothing of its answer"))
+    keepalive_s: float = field(default=75.0, metadata=flag("how long an idle connection is kept"))
+    heartbeat_s: float = field(
+        default=120.0, metadata=flag("age of the engine's last sign of life at which /health fails")
+    )
+    body_limit_bytes: int = field(default=limits.BODY_BYTES, metadata=flag("largest request body"))

@@ -1,0 +1,92 @@
+"""What the server says about itself, and the operator's routes."""
+
+from __future__ import annotations
+
+from aiohttp import web
+
+from . import wire
+from .body import JsonObject
+from .errors import HttpError, clip, shutting_down, unavailable
+from .prompts import not_served
+from .service import Engine, Service
+
+
+def _json(value: object) -> web.Response:
+    return web.Response(body=wire.dumps(value), content_type="application/json")
+
+
+async def health(service: Service, request: web.Request) -> web.StreamResponse:
+    """Alive: the engine has made a step, or waited for work, a short while ago. Costs no token."""
+    if service.is_loading:
+        raise unavailable("the model is being loaded")
+    if not service.is_alive:
+        raise unavailable("the engine gives no sign of life")
+    return _json({"status": "ok"})
+
+
+async def ready(service: Service, request: web.Request) -> web.StreamResponse:
+    """Would take a request now."""
+    if service.is_draining:
+        raise shutting_down()
+    await health(service, request)
+    return _json({"status": "ready"})
+
+
+def _model(service: Service, engine: Engine) -> JsonObject:
+    return {
+        "id": engine.model_name,
+        "object": "model",
+        "created": int(service.started_s),
+        "owned_by": "stolon",
+        "root": engine.model_name,
+        "parent": None,
+        "max_model_len": engine.context_length,
+    }
+
+
+async def models(service: Service, request: web.Request) -> web.StreamResponse:
+    return _json({"object": "list", "data": [_model(service, service.engine)]})
+
+
+async def model(service: Service, request: web.Request) -> web.StreamResponse:
+    engine = service.engine
+    name = request.match_info["model"]
+    if name not in (engine.model_name, "default"):
+        raise not_served(f"'{clip(name)}'", engine)
+    return _json(_model(service, engine))
+
+
+async def model_info(service: Service, request: web.Request) -> web.StreamResponse:
+    """No path of the machine: the name stands for the model everywhere."""
+    engine = service.engine
+    return _json(
+        {
+            "model_path": engine.model_name,
+            "served_model_name": engine.model_name,
+            "is_generation": True,
+            "has_chat_template": engine.chat is not None,
+            "context_length": engine.context_length,
+            "vocab_size": engine.vocab_size,
+        }
+    )
+
+
+async def server_info(service: Service, request: web.Request) -> web.StreamResponse:
+    engine = service.engine
+    return _json(
+        {
+            "server": "stolon",
+            "served_model_name": engine.model_name,
+            "context_length": engine.context_length,
+            "started": int(service.started_s),
+            "in_flight": service.in_flight,
+            "internal_states": [engine.stats()],
+        }
+    )
+
+
+async def flush_cache(service: Service, request: web.Request) -> web.StreamResponse:
+    if not await service.engine.flush_cache():
+        message = "the cache is in use by running requests and was not flushed; try again when they have ended"
+        raise HttpError(400, "cache_in_use", message)
+    return web.Response(text="Cache flushed.\n")

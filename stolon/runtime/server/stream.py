@@ -1,0 +1,99 @@
+"""Server-sent events: deltas to a client that may read slower than the engine writes."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Protocol
+
+from aiohttp import web
+
+from ...lang.types import Delta
+from . import errors
+from .answers import Placed, joined
+from .service import REQUEST_ID, Service
+
+logger = logging.getLogger(__name__)
+
+DONE = b"data: [DONE]\n\n"
+
+
+class Events(Protocol):
+    """How the deltas of one request become events; empty bytes where there is nothing to say."""
+
+    def start(self) -> bytes: ...
+    def delta(self, place: int, delta: Delta) -> bytes: ...
+    def end(self) -> bytes: ...
+
+
+async def send(
+    service: Service, request: web.Request, deltas: AsyncGenerator[Placed, None], events: Events
+) -> web.StreamResponse:
+    """Answer `request` with events. An error before the first delta is an ordinary error answer and is raised; one
+    after it becomes the stream's last event."""
+    async with aclosing(deltas):
+        first = await anext(deltas, None)
+        response = web.StreamResponse(headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
+        response.content_type = "text/event-stream"
+        response.charset = "utf-8"
+        await response.prepare(request)
+        writer = _Writer(request, response, events)
+        try:
+            await response.write(events.start())
+            if first is not None:
+                await writer.put(*first)
+            async for place, delta in deltas:
+                await writer.put(place, delta)
+            await writer.flush()
+            await response.write(events.end() + DONE)
+        except ConnectionResetError:
+            # whoever asked has left; leaving the block ends the request
+            logger.info("request %s: the client went away", request[REQUEST_ID])
+        except Exception as error:
+            await _end_with_error(service, request, response, error)
+        return response
+
+
+async def _end_with_error(
+    service: Service, request: web.Request, response: web.StreamResponse, error: Exception
+) -> None:
+    answer = errors.from_exception(error)
+    if answer is None:
+        logger.error("request %s failed in its stream", request[REQUEST_ID], exc_info=error)
+        answer = errors.internal()
+    elif answer.code == "engine_unavailable":
+        answer = errors.shutting_down() if service.is_draining else errors.unavailable(answer.message, "engine_died")
+    response.force_close()
+    try:
+        await response.write(b"data: " + errors.body(answer) + b"\n\n")
+        await response.write_eof()
+    except ConnectionResetError:
+        logger.info("request %s: the client went away", request[REQUEST_ID])
+
+
+class _Writer:
+    """Writes each delta at once while the client keeps up; joins those that gather while it does not."""
+
+    def __init__(self, request: web.Request, response: web.StreamResponse, events: Events) -> None:
+        self._connection = request.protocol
+        self._response = response
+        self._events = events
+        self._pending: dict[tuple[int, int], Delta] = {}
+
+    async def put(self, place: int, delta: Delta) -> None:
+        if self._connection.writing_paused:
+            key = (place, delta.index)
+            waiting = self._pending.get(key)
+            self._pending[key] = delta if waiting is None else joined(waiting, delta)
+            return
+        if self._pending:
+            await self.flush()
+        if event := self._events.delta(place, delta):
+            await self._response.write(event)
+
+    async def flush(self) -> None:
+        pending, self._pending = self._pending, {}
+        for (place, _), delta in pending.items():
+            if event := self._events.delta(place, delta):
+                await self._response.write(event)

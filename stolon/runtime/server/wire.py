@@ -1,0 +1,84 @@
+"""Our types as the JSON that clients read."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Sequence
+
+from ...lang.types import TokenLogprob, Usage
+from .body import JsonObject
+from .fields import finite
+from .service import Tokenizer
+
+# one encoder for all: making it costs more than encoding a delta
+encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
+
+
+def dumps(value: object) -> bytes:
+    return encode(value).encode()
+
+
+def new_id(prefix: str) -> str:
+    return f"{prefix}-{uuid.uuid4().hex}"
+
+
+def usage(counts: Sequence[Usage]) -> JsonObject:
+    """Of one request, over all its prompts."""
+    total = sum(counts, Usage())
+    return {
+        "prompt_tokens": total.prompt_tokens,
+        "completion_tokens": total.completion_tokens,
+        "total_tokens": total.prompt_tokens + total.completion_tokens,
+        "prompt_tokens_details": {"cached_tokens": total.cached_tokens},
+    }
+
+
+def chat_logprobs(entries: Sequence[TokenLogprob], wanted: int, tokenizer: Tokenizer) -> JsonObject:
+    return {
+        "content": [
+            {
+                **_chat_token(entry.token, entry.logprob, tokenizer),
+                "top_logprobs": [_chat_token(token, value, tokenizer) for token, value in entry.top[:wanted]],
+            }
+            for entry in entries
+        ],
+        "refusal": None,
+    }
+
+
+def _chat_token(token: int, logprob: float, tokenizer: Tokenizer) -> JsonObject:
+    raw = tokenizer.token_bytes(token)
+    return {"token": raw.decode(errors="replace"), "logprob": finite(logprob), "bytes": list(raw)}
+
+
+def completion_logprobs(
+    entries: Sequence[TokenLogprob | None], first: int | None, wanted: int, offset: int, tokenizer: Tokenizer
+) -> JsonObject:
+    """The older form: parallel lists.
+
+    entries: None only for the first token of an echoed prompt, whose id is `first`
+    offset: characters of the text before the first entry
+    """
+    texts: list[str] = []
+    offsets: list[int] = []
+    for entry in entries:
+        text = tokenizer.token_text(first or 0) if entry is None else entry.text or tokenizer.token_text(entry.token)
+        texts.append(text)
+        offsets.append(offset)
+        offset += len(text)
+    return {
+        "tokens": texts,
+        "token_logprobs": [None if entry is None else finite(entry.logprob) for entry in entries],
+        "top_logprobs": [None if entry is None else _top(entry, wanted, tokenizer) for entry in entries],
+        "text_offset": offsets,
+    }
+
+
+def _top(entry: TokenLogprob, wanted: int, tokenizer: Tokenizer) -> dict[str, float]:
+    """By text. Two tokens may read the same; the likelier one stands."""
+    found: dict[str, float] = {}
+    for token, value in entry.top[:wanted]:
+        found.setdefault(tokenizer.token_text(token), finite(value))
+    found.setdefault(entry.text or tokenizer.token_text(entry.token), finite(entry.logprob))
+    return found

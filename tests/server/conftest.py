@@ -1,0 +1,65 @@
+"""A server in this process over the fake engine, on a port of its own."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+
+import aiohttp
+import pytest
+from aiohttp import web
+
+from stolon.runtime.server import auth
+from stolon.runtime.server.app import build_app
+from stolon.runtime.server.connection import listen
+from stolon.runtime.server.service import Service
+from stolon.runtime.server.settings import ServerConfig
+from tests.server.fake import FakeEngine
+
+
+@dataclass
+class Running:
+    """A running server; `http` is a client of it."""
+
+    engine: FakeEngine
+    service: Service
+    http: aiohttp.ClientSession
+    port: int
+    app: web.Application
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+
+StartServer = Callable[..., Awaitable[Running]]
+
+
+@pytest.fixture
+async def start() -> AsyncIterator[StartServer]:
+    """Starts servers that end with the test: start(engine, key=..., **fields of ServerConfig)."""
+    async with AsyncExitStack() as stack:
+
+        async def start_one(engine: FakeEngine | None = None, *, key: str | None = None, **fields: object) -> Running:
+            engine = engine or FakeEngine()
+            settings = ServerConfig(**fields)  # pyright: ignore[reportArgumentType]
+            service = Service(settings, engine)
+            app = build_app(service, None if key is None else auth.digest(key))
+            sock = socket.create_server(("127.0.0.1", 0))
+            port = sock.getsockname()[1]
+            listener = await listen(app, settings, sock)
+            stack.push_async_callback(listener.close)
+            headers = {} if key is None else {"Authorization": f"Bearer {key}"}
+            http = await stack.enter_async_context(
+                aiohttp.ClientSession(f"http://127.0.0.1:{port}", headers=headers, auto_decompress=True)
+            )
+            return Running(engine, service, http, port, app)
+
+        yield start_one
+
+
+@pytest.fixture
+async def server(start: StartServer) -> Running:
+    return await start()
