@@ -1,0 +1,282 @@
+"""The engine as callers see it: asynchronous, usable from any thread and any event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import itertools
+import os
+import random
+import time
+from array import array
+from collections import deque
+from collections.abc import AsyncGenerator, Generator, Iterable, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from ..lang.errors import ContextLengthError, EngineClosedError, InvalidRequest
+from ..lang.types import MAX_SEED, Delta, SamplingParams, Usage
+from .chat import ChatTemplate
+from .config import EngineConfig
+from .core import EngineCore, Output, Request
+from .loop import EngineThread, Heartbeat
+from .runner import ModelRunner
+from .scheduler import Scheduler
+from .tokenizer import Tokenizer
+from .weights import model_directory
+
+_GOLDEN = 0x9E3779B97F4A7C15
+_WORD = 2**64 - 1
+
+
+def derive_seed(seed: int, index: int) -> int:
+    """The seed of answer `index` of a request with `seed`; answer 0 keeps it.
+
+    So `n=3, seed=s` gives the answers of three requests with the seeds derive_seed(s, 0), ... (s, 2).
+    Source of the mixing: splitmix64 (Steele, Lea, Flood 2014).
+    """
+    if index == 0:
+        return seed
+    mixed = (seed + index * _GOLDEN) & _WORD
+    mixed = ((mixed ^ (mixed >> 30)) * 0xBF58476D1CE4E5B9) & _WORD
+    mixed = ((mixed ^ (mixed >> 27)) * 0x94D049BB133111EB) & _WORD
+    return (mixed ^ (mixed >> 31)) & MAX_SEED
+
+
+class Engine:
+    """One model on one device, computing for all who ask. Construction loads the model and starts the thread.
+
+    Requests may come from several event loops and threads at once. Raises CheckpointError if the files are wrong.
+    """
+
+    def __init__(self, config: EngineConfig) -> None:
+        folder = model_directory(config.model_path)
+        template = None if config.chat_template is None else Path(config.chat_template)
+        self.config = config
+        self.tokenizer = Tokenizer.load(folder if config.tokenizer_path is None else Path(config.tokenizer_path))
+        self.chat = ChatTemplate.load(self.tokenizer, folder, template)
+        runner = ModelRunner(config)
+        self.memory_report = runner.memory_report
+        self.context_length = runner.context_length
+        self.vocab_size = runner.vocab_size
+        self.num_slots = runner.num_slots
+        ends = runner.eos_token_ids | self.tokenizer.eos_ids
+        self._scheduler = Scheduler(config.scheduler, runner.num_slots, runner.context_length, time.monotonic, ends)
+        self._core = EngineCore(self._scheduler, runner, self.tokenizer)
+        self._thread = EngineThread(self._core)
+        self._ids = itertools.count()
+        seed = config.random_seed
+        self._seeds = random.SystemRandom() if seed is None else random.Random(seed)
+        self._process = os.getpid()
+
+    @property
+    def model_name(self) -> str:
+        """The name that clients use."""
+        return self.config.served_model_name or Path(self.config.model_path).name
+
+    @property
+    def heartbeat(self) -> Heartbeat:
+        return self._thread.heartbeat
+
+    def room(self, prompt_length: int) -> int:
+        """How many tokens can follow a prompt of this length; 0 or less: none."""
+        return min(self.context_length, self.num_slots) - prompt_length
+
+    async def generate(
+        self,
+        prompt_ids: Sequence[int],
+        params: SamplingParams,
+        *,
+        salt: str = "",
+        priority: int = 0,
+        program: int = 0,
+        width: int = 1,
+        timeout_s: float | None = None,
+    ) -> AsyncGenerator[Delta, None]:
+        """Answer a prompt step by step. Closing the iterator, or cancelling its task, ends the work within a step.
+
+        salt: prompts share computed prefixes only with those of the same salt
+        program, width: as in `GenerateRequest`; hints for the scheduler
+        The token that ended an answer (an end token, a stop token) is in `tokens` and counted, but not in the text.
+        Raises InvalidRequest, ContextLengthError, OverloadedError, BackendTimeout, EngineError, EngineClosedError.
+        """
+        self._check(prompt_ids, params)
+        seed = self._seeds.getrandbits(63) if params.seed is None else params.seed
+        # the prompt's log-probabilities are the same for all answers: the first computes them
+        others = dataclasses.replace(params, prompt_logprobs=None) if params.n > 1 else params
+        first = Request(
+            id=next(self._ids),
+            tokens=array("i", prompt_ids),
+            params=params,
+            seed=seed,
+            salt=salt,
+            priority=priority,
+            program=program,
+            width=width * params.n,
+            deadline_s=_deadline(timeout_s),
+        )
+        requests = [first] + [
+            dataclasses.replace(first, id=next(self._ids), params=others, seed=derive_seed(seed, index))
+            for index in range(1, params.n)
+        ]
+        indices = {request.id: index for index, request in enumerate(requests)}
+        usage: list[Usage] = []
+        with self._asked(requests) as inbox:
+            async for id, delta in inbox:
+                delta.index = indices[id]
+                if delta.usage is not None:
+                    usage.append(delta.usage)
+                    delta.usage = _total(usage) if len(usage) == params.n else None
+                yield delta
+
+    async def score(
+        self,
+        token_lists: Sequence[Sequence[int]],
+        start: int,
+        *,
+        salt: str = "",
+        priority: int = 0,
+        program: int = 0,
+        timeout_s: float | None = None,
+    ) -> list[tuple[float, ...]]:
+        """Natural-log probabilities of the tokens from position `start` (at least 1) on, for each list.
+
+        All lists are submitted together, so that what they share is computed once.
+        """
+        if start < 1:
+            raise InvalidRequest(f"nothing comes before the first token: start must be at least 1, got {start}")
+        params = SamplingParams(max_tokens=0, prompt_logprobs=0, logprob_start=start)
+        requests: list[Request] = []
+        for tokens in token_lists:
+            self._check(tokens, params)
+            requests.append(
+                Request(
+                    id=next(self._ids),
+                    tokens=array("i", tokens),
+                    params=params,
+                    seed=0,
+                    salt=salt,
+                    priority=priority,
+                    program=program,
+                    width=len(token_lists),
+                    deadline_s=_deadline(timeout_s),
+                )
+            )
+        # a list that ends before `start` has nothing to score, and nothing is computed for it
+        asked = [request for request in requests if len(request.tokens) > start]
+        scores: dict[int, tuple[float, ...]] = {}
+        with self._asked(asked) as inbox:
+            async for id, delta in inbox:
+                if delta.prompt_logprobs is not None:
+                    scores[id] = tuple(entry.logprob for entry in delta.prompt_logprobs if entry is not None)
+        return [scores.get(request.id, ()) for request in requests]
+
+    async def prefill(self, prompt_ids: Sequence[int], *, salt: str = "", program: int = 0) -> None:
+        """Compute a prompt now, so that requests which extend it start faster."""
+        async for _ in self.generate(prompt_ids, SamplingParams(max_tokens=0), salt=salt, program=program):
+            pass
+
+    async def flush_cache(self) -> bool:
+        """Forget all cached prefixes; False, and nothing is forgotten, while requests are running."""
+        self._check_process()
+        return await asyncio.wrap_future(self._thread.call(self._core.flush_cache))
+
+    def stats(self) -> dict[str, object]:
+        """Counters since the start, and gauges: `kv_...` in KV slots, `running` and `waiting` in answers."""
+        now = dataclasses.asdict(self._scheduler.stats())
+        counters, queues = now.pop("counters"), {name: now.pop(name) for name in ("running", "waiting")}
+        kv = {f"kv_{name}": value for name, value in now.items()}
+        return {**counters, **queues, **kv, "alive": self._thread.heartbeat.alive}
+
+    async def close(self, drain_s: float = 0.0) -> None:
+        """Refuse new requests, let running ones go on for up to `drain_s`, end the rest, stop the thread."""
+        await asyncio.to_thread(self.shutdown, drain_s)
+
+    def shutdown(self, drain_s: float = 0.0) -> None:
+        """`close` for callers without an event loop. A second call does nothing."""
+        if os.getpid() == self._process:
+            self._thread.stop(drain_s)
+
+    @contextmanager
+    def _asked(self, requests: Sequence[Request]) -> Generator[_Inbox, None, None]:
+        """Submit requests together; whatever has not ended when the block is left is aborted."""
+        inbox = _Inbox(request.id for request in requests)
+        self._thread.submit((request, inbox) for request in requests)
+        try:
+            yield inbox
+        finally:
+            if inbox.open:
+                self._thread.abort(inbox.open)
+
+    def _check_process(self) -> None:
+        if os.getpid() != self._process:
+            raise EngineClosedError("the engine cannot be used after fork: its thread stayed in the parent process")
+
+    def _check(self, prompt_ids: Sequence[int], params: SamplingParams) -> None:
+        """Refuse what can be seen to be impossible before it is queued."""
+        self._check_process()
+        length, limit = len(prompt_ids), self.context_length
+        if length == 0:
+            raise InvalidRequest("the prompt has no tokens; send at least one", param="prompt")
+        if length + params.max_tokens > limit:
+            raise ContextLengthError(
+                f"the prompt has {length} tokens and max_tokens is {params.max_tokens}, but the context holds "
+                f"{limit} tokens; shorten the prompt or ask for at most {max(limit - length, 0)} tokens",
+                param="max_tokens" if length < limit else "prompt",
+            )
+        named = (("prompt", prompt_ids), ("stop_token_ids", params.stop_token_ids))
+        biased = ("logit_bias", [token for token, _ in params.logit_bias])
+        for name, ids in (*named, biased, ("logprob_token_ids", params.logprob_token_ids)):
+            if ids and not (min(ids) >= 0 and max(ids) < self.vocab_size):
+                wrong = next(token for token in ids if not 0 <= token < self.vocab_size)
+                raise InvalidRequest(
+                    f"{name}: the vocabulary has ids 0 to {self.vocab_size - 1}, got {wrong}", param=name
+                )
+
+
+class _Inbox:
+    """Outputs of the requests of one caller, on the caller's event loop, in the order in which they came.
+
+    open: ids of the requests that have not ended
+    """
+
+    def __init__(self, ids: Iterable[int]) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.open = set(ids)
+        self._outputs: deque[Output] = deque()
+        self._waiter: asyncio.Future[None] | None = None
+
+    def receive(self, output: Output) -> None:
+        self._outputs.append(output)
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def __aiter__(self) -> _Inbox:
+        return self
+
+    async def __anext__(self) -> tuple[int, Delta]:
+        while not self._outputs:
+            if not self.open:
+                raise StopAsyncIteration
+            self._waiter = self.loop.create_future()
+            await self._waiter
+        output = self._outputs.popleft()
+        if output.is_last:
+            self.open.discard(output.id)
+        if isinstance(output.event, Exception):
+            raise output.event
+        return output.id, output.event
+
+
+def _deadline(timeout_s: float | None) -> float | None:
+    return None if timeout_s is None else time.monotonic() + timeout_s
+
+
+def _total(usages: list[Usage]) -> Usage:
+    """Of several answers to one prompt, which counts once; what the first answer found cached was cached for all."""
+    return Usage(
+        prompt_tokens=usages[0].prompt_tokens,
+        cached_tokens=min(usage.cached_tokens for usage in usages),
+        completion_tokens=sum(usage.completion_tokens for usage in usages),
+        requests=1,
+    )
