@@ -1,4 +1,4 @@
-"""The best hit rate that any prefix cache could reach on a list of requests: everything kept, each edge computed once."""
+"""The best hit rate that any prefix cache could reach on some requests: everything kept, each edge computed once."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Best:
-    """prompt_tokens: of all requests; cached_tokens: found in an unlimited cache; distinct_tokens: computed once each."""
+    """prompt_tokens: of all requests; cached_tokens: found in an unlimited cache; distinct_tokens: computed once."""
 
     prompt_tokens: int
     cached_tokens: int

@@ -1,4 +1,4 @@
-"""A backend around a `Runtime` that notes what each request was and how long it took. Everything else is the runtime's."""
+"""A backend around a `Runtime` that notes what each request was and how long it took."""
 
 from __future__ import annotations
 

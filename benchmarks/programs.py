@@ -1,4 +1,4 @@
-"""The workloads, as programs anyone could have written. Each takes its sizes as arguments, so that one file serves all sizes."""
+"""The workloads, as programs anyone could have written. Each takes its sizes as arguments."""
 
 from __future__ import annotations
 

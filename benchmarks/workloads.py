@@ -4,9 +4,9 @@
     python -m benchmarks.workloads --size cpu --only chat --only full --runs 5
 
 For each workload the full system runs first; that gives the best possible hit rate (of an unlimited cache that computes
-each distinct prefix once) and the distinct work, by which the small caches of the ablations are sized. Greedy outputs must
-be equal in all of them. The model has random weights (`cpu`) or is the built-in one (`smoke`): the figures say nothing
-about quality.
+each distinct prefix once) and the distinct work, by which the small caches of the ablations are sized. Greedy outputs
+must be equal in all of them. The model has random weights (`cpu`) or is the built-in one (`smoke`): the figures say
+nothing about quality.
 """
 
 from __future__ import annotations
