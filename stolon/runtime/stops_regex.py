@@ -20,6 +20,7 @@ from ..lang.errors import InvalidRequest
 
 MAX_PATTERN = 256  # characters
 MAX_STATES = 1000
+MAX_MOVES = 20_000  # a character costs at most one walk over all of them, about 1 ms
 _MAX_CACHED_CHARS = 4096
 
 _ACCEPT = -1
@@ -145,6 +146,7 @@ class _Automaton:
         self._readers: dict[str, tuple[re.Pattern[str], set[int]]] = {}  # states by what they read
         self._accepting: dict[str, frozenset[int]] = {}
         self._follow: list[set[int]] = []
+        self._moves = 0
         whole = self._build(_parse(pattern, flags.end() if flags else 0))
         if whole.empty:
             raise _refusal(pattern, "it matches the empty text, which would end every answer at once")
@@ -191,11 +193,17 @@ class _Automaton:
         self._follow.append(set())
         return _Piece(False, frozenset((state,)), frozenset((state,)))
 
+    def _link(self, last: frozenset[int], first: frozenset[int]) -> None:
+        self._moves += len(last) * len(first)
+        if self._moves > MAX_MOVES:
+            raise _refusal(self._pattern, "too many ways lead through its repeats; use fewer optional parts")
+        for state in last:
+            self._follow[state] |= first
+
     def _chain(self, pieces: Iterable[_Piece]) -> _Piece:
         whole = _Piece(True)
         for piece in pieces:
-            for state in whole.last:
-                self._follow[state] |= piece.first
+            self._link(whole.last, piece.first)
             whole = _Piece(
                 whole.empty and piece.empty,
                 whole.first | piece.first if whole.empty else whole.first,
@@ -212,8 +220,7 @@ class _Automaton:
         count = max(low, 1) if high is None else high
         copies = [probe, *(self._build(part) for _ in range(count - 1))]
         if high is None:
-            for state in copies[-1].last:
-                self._follow[state] |= copies[-1].first
+            self._link(copies[-1].last, copies[-1].first)
         optional = [index >= low for index in range(len(copies))]
         return self._chain(
             _Piece(piece.empty or free, piece.first, piece.last) for piece, free in zip(copies, optional, strict=True)

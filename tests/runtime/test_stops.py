@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
@@ -37,7 +38,7 @@ patterns = st.recursive(
 
 def cut(text: str, places: list[int]) -> list[str]:
     bounds = [0, *sorted(place % (len(text) + 1) for place in places), len(text)]
-    return [text[a:b] for a, b in zip(bounds, bounds[1:], strict=False)]
+    return [text[a:b] for a, b in pairwise(bounds)]
 
 
 def stream(pieces: list[str], stop: list[str], regex: list[str], include: bool) -> tuple[list[str], str | None]:
@@ -152,10 +153,10 @@ def test_what_cannot_be_matched_as_text_comes_is_refused(pattern: str) -> None:
         StopMatcher([], [pattern], False)
 
 
-@pytest.mark.parametrize("pattern", ["((a{50}){50}){50}", "(a{1,100}){1,100}b", "(((a?){99}){99}){99}b"])
+@pytest.mark.parametrize("pattern", ["((a{50}){50}){50}", "(a{1,100}){1,100}b", "(((a?){99}){99}){99}b", "(a?){900}b"])
 def test_a_pattern_that_would_be_huge_is_refused_quickly(pattern: str) -> None:
     started = time.process_time()
-    with pytest.raises(InvalidRequest, match="1000 characters"):
+    with pytest.raises(InvalidRequest, match="1000 characters|too many ways"):
         StopMatcher([], [pattern], False)
     assert time.process_time() - started < 1
 
