@@ -1,4 +1,4 @@
-"""Who holds which KV slots: the free pool, the tree, or one sequence. Every move of a slot between the three is here."""
+"""Who holds which KV slots: the free pool, the tree, or one sequence. Slots move between the three here only."""
 
 from __future__ import annotations
 
@@ -213,6 +213,8 @@ class Holdings:
 
     def pin(self, program: int, node: RadixNode, width: int) -> None:
         """Keep `node` for `program`, in place of what it pinned before (its last `width` prefixes stay)."""
+        if not node.end:
+            return
         pins = self._pins.pop(program, [])
         self._pins[program] = pins
         self.tree.pin(node)
@@ -226,6 +228,9 @@ class Holdings:
         """The program has ended."""
         for pin in self._pins.pop(program, ()):
             self.tree.unpin(pin.node)
+
+    def pinned_nodes(self) -> list[RadixNode]:
+        return [pin.node for pins in self._pins.values() for pin in pins]
 
     def expire_pins(self) -> None:
         now = self._clock()

@@ -39,11 +39,11 @@ class PagePool:
         if count > self._top:
             raise InvariantError(f"{count} pages were taken where {self._top} are free")
         self._top -= count
-        pages = self._stack[self._top : self._top + count][::-1].copy()
+        pages: NDArray[np.int32] = np.array(self._stack[self._top : self._top + count][::-1])
         self._is_free[pages] = False
         if self.page_size == 1:
             return pages
-        return (pages[:, None] * self.page_size + self._within).reshape(-1)
+        return self._slots_of(pages)
 
     def take_one(self) -> int:
         """A page; its first slot. (What a decode step asks for: without an array, eight times faster.)"""
@@ -69,5 +69,7 @@ class PagePool:
 
     def free_slots(self) -> NDArray[np.int32]:
         """All free slots, unordered; for checks."""
-        pages = self._stack[: self._top]
-        return (pages[:, None] * self.page_size + self._within).reshape(-1)
+        return self._slots_of(self._stack[: self._top])
+
+    def _slots_of(self, pages: NDArray[np.int32]) -> NDArray[np.int32]:
+        return np.ravel(pages[:, None] * self.page_size + self._within)

@@ -1,6 +1,6 @@
 """A tree of token runs whose KV entries are cached: what any request computed, every later request may read.
 
-Keys are exact token ids (compared as whole runs, never hashed) below a salt; requests with different salts share nothing.
+Keys are exact token ids, compared as whole runs and never hashed, below a salt: different salts share nothing.
 Matching reads only. Nodes are split when somebody locks or inserts in their middle.
 Source of the idea: RadixAttention, arXiv:2312.07104, section 3.
 """
@@ -14,6 +14,8 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
+from .pages import InvariantError
+
 Edge = int | bytes | tuple[str, int | bytes]
 
 NO_SLOTS = np.empty(0, np.int32)
@@ -24,7 +26,7 @@ class RadixNode:
 
     key, slots: the tokens and where their KV entries lie; a whole number of pages each
     end: tokens from the root up to here
-    edge: under which the parent knows this node: its first token, or its first page as bytes; below the root with the salt
+    edge: how the parent knows it: by its first token, or first page as bytes; below the root with the salt
     locks: sequences that hold exactly this node, and children that are locked
     pins: the same for live programs; a pin yields when memory is needed, a lock does not
     access: tick of the last use; queued: it has an entry in the eviction heap
@@ -170,7 +172,7 @@ class RadixTree:
         edge = self._edge(node, tokens, start, salt)
         if edge in node.children:
             return None
-        return self._add(node, edge, tokens[start:end], slots.copy())
+        return self._add(node, edge, tokens[start:end], np.array(slots))
 
     def insert(
         self, node: RadixNode, tokens: array[int], end: int, slots: NDArray[np.int32], salt: str = ""
@@ -185,7 +187,7 @@ class RadixTree:
             return found, length
         found = self.anchor(found, length)
         edge = self._edge(found, tokens, length, salt)
-        return self._add(found, edge, tokens[length:end], slots[length - start :].copy()), length
+        return self._add(found, edge, tokens[length:end], np.array(slots[length - start :])), length
 
     def anchor(self, node: RadixNode, length: int) -> RadixNode:
         """The node that ends exactly at `length`; splits `node` if that lies in its middle."""
@@ -271,7 +273,7 @@ class RadixTree:
     # -- shrinking
 
     def _offer(self, node: RadixNode) -> None:
-        """Queue a leaf for eviction, if it is one and nobody holds it. Entries that turn out stale are skipped later."""
+        """Queue a leaf for eviction, if it is one and nobody holds it. Entries that turn stale are skipped later."""
         if not (node.queued or node.children or node.locks or node.pins or node.parent is None):
             node.queued = True
             heapq.heappush(self._heap, (node.access, node.serial, node))
@@ -325,7 +327,8 @@ class RadixTree:
             below.extend(each.children.values())
         freed: list[NDArray[np.int32]] = []
         for each in reversed(below):
-            assert not each.locks and not each.pins, f"{each} was dropped while it was held"
+            if each.locks or each.pins:
+                raise InvariantError(f"{each} was dropped while it was held")
             freed.append(self._remove(each))
         return freed
 

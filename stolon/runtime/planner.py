@@ -1,0 +1,138 @@
+"""Rows for one step: decoding sequences first, then prompts in progress, then (in `admission`) those that wait."""
+
+from __future__ import annotations
+
+from ..lang.errors import EngineError
+from .cascade import share_prefixes
+from .config import SchedulerConfig
+from .radix import RadixNode
+from .roster import Roster, seniority
+from .sequence import Plan, Row, Sequence, SharedPrefix, Status
+
+
+class Planner:
+    """Spends the token budget of a step on sequences that run."""
+
+    def __init__(self, config: SchedulerConfig, roster: Roster) -> None:
+        self._config = config
+        self._roster = roster
+        self._holdings = roster.holdings
+        self._turn = 0
+        self._grouped: list[RadixNode | None] = []
+        self._groups: list[SharedPrefix] = []
+
+    def plan_running(self, plan: Plan, budget: int) -> int:
+        """Returns what is left of the budget."""
+        decoding: list[Sequence] = []
+        chunks: list[Sequence] = []
+        for sequence in self._roster.running:
+            if not (sequence.in_flight or sequence.is_finished):
+                (decoding if is_decoding(sequence) else chunks).append(sequence)
+        if len(decoding) + bool(chunks) > budget:
+            decoding = self._take_turns(decoding, budget - bool(chunks))
+        if decoding:
+            decoding = self._make_room(decoding)
+            self._plan_decoding(plan, decoding)
+            budget -= len(decoding)
+        for sequence in chunks:
+            if budget <= 0:
+                break
+            # Not preempted or given up for the sake of those before it.
+            if sequence.status is Status.RUNNING and not sequence.is_finished:
+                budget -= self.plan_chunk(plan, sequence, budget)
+        return budget
+
+    def _take_turns(self, decoding: list[Sequence], places: int) -> list[Sequence]:
+        first = self._turn % max(len(decoding), 1)
+        self._turn += places
+        return (decoding[first:] + decoding[:first])[:places]
+
+    def _make_room(self, decoding: list[Sequence]) -> list[Sequence]:
+        """Those of `decoding` that can have their next slot, after preempting others if it must be."""
+        size = self._config.page_size
+        while decoding:
+            need = sum(s.computed == s.allocated for s in decoding) * size
+            if not need or self._holdings.reserve(need):
+                break
+            victim = self._roster.youngest()
+            if victim is None:
+                self._give_up(decoding.pop())
+            else:
+                self._roster.preempt(victim)
+                decoding = [s for s in decoding if s is not victim]
+        return decoding
+
+    def _plan_decoding(self, plan: Plan, decoding: list[Sequence]) -> None:
+        rows, grow = plan.rows, self._holdings.grow_page
+        for sequence in decoding:
+            start = sequence.computed
+            if start == sequence.allocated:
+                grow(sequence)
+            rows.append(Row(sequence, start, 1, True))
+            sequence.computed = start + 1
+            sequence.in_flight += 1
+        nodes = [s.node for s in decoding]
+        if nodes != self._grouped:  # what the same nodes share never changes while they are held
+            self._grouped, self._groups = nodes, share_prefixes(nodes)
+        plan.shared = self._groups
+
+    def _give_up(self, sequence: Sequence) -> None:
+        error = EngineError(
+            f"the KV cache of {self._holdings.pool.num_slots} tokens is full and no other request can yield; "
+            f"{len(sequence.tokens)} tokens do not fit: lower max_tokens or raise --kv-tokens",
+            code="kv_cache_full",
+        )
+        self._roster.mark(sequence, error=error)
+
+    def plan_chunk(self, plan: Plan, sequence: Sequence, budget: int) -> int:
+        """A row for the next tokens of a prompt in progress; returns how many."""
+        holdings = self._holdings
+        self.count_cached(sequence, holdings.adopt(sequence))
+        start = sequence.computed
+        length = self._fit(sequence, min(len(sequence.tokens) - start, budget), alone=not plan.rows)
+        if length <= 0:
+            return 0
+        end = start + length
+        holdings.grow(sequence, end)
+        sequence.computed = end
+        sequence.in_flight += 1
+        # An answer's tokens stay private while it grows, except when they are computed again after a preemption.
+        if start < sequence.num_prompt or sequence.preemptions:
+            holdings.publish(sequence, plan.step)
+        samples = end == len(sequence.tokens) and sequence.params.max_tokens > 0
+        plan.rows.append(Row(sequence, start, length, samples))
+        return length
+
+    def count_cached(self, sequence: Sequence, tokens: int) -> None:
+        """Note that `tokens` up to `computed` came from the cache; what a preempted one finds again does not count."""
+        if tokens and not sequence.preemptions:
+            beyond = max(sequence.computed - sequence.num_prompt, 0)
+            tokens = max(tokens - beyond, 0)
+            sequence.cached = (sequence.cached or 0) + tokens
+            self._roster.counters.cached += tokens
+
+    def _fit(self, sequence: Sequence, length: int, *, alone: bool) -> int:
+        """As much of `length` as memory allows, preempting whoever is younger.
+
+        alone: the step has no rows yet
+        """
+        holdings, roster = self._holdings, self._roster
+        while True:
+            short = holdings.round_up(max(sequence.computed + length - sequence.allocated, 0))
+            if holdings.reserve(short):
+                return length
+            room = sequence.allocated + holdings.pool.free - sequence.computed
+            if room > 0:
+                return min(length, room)
+            victim = roster.youngest()
+            if victim is None or seniority(victim) <= seniority(sequence):
+                if alone and len(roster.running) == 1:
+                    self._give_up(sequence)
+                return 0
+            roster.preempt(victim)
+
+
+def is_decoding(sequence: Sequence) -> bool:
+    """Its prompt is computed, and exactly one token is not."""
+    computed = sequence.computed
+    return len(sequence.tokens) - computed == 1 and computed >= sequence.num_prompt
