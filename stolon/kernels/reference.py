@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from torch.nn import functional
 
 
 def rms_norm(x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
@@ -13,7 +13,7 @@ def rms_norm(x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
     x: [..., width]; weight: [width]
     Source: arXiv:1910.07467.
     """
-    return F.rms_norm(x, (x.shape[-1],), weight, epsilon)
+    return functional.rms_norm(x, (x.shape[-1],), weight, epsilon)
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -34,7 +34,7 @@ def silu_mul(gate_up: Tensor) -> Tensor:
     Source: arXiv:2002.05202, section 2.
     """
     width = gate_up.shape[-1] // 2
-    return F.silu(gate_up[:, :width]).mul_(gate_up[:, width:])
+    return functional.silu(gate_up[:, :width]).mul_(gate_up[:, width:])
 
 
 def kv_write(key_cache: Tensor, value_cache: Tensor, slots: Tensor, key: Tensor, value: Tensor) -> None:

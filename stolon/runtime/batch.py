@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ..kernels.attention_cpu import AttentionRow, CpuAttention
+from ..kernels.attention_cpu import AttentionRow, CpuAttention, SharedRows
 from ..kernels.reference import kv_write
 from .kv import KVCache
 from .sequence import Plan
@@ -24,7 +24,8 @@ class Batch:
     ids: Tensor
     positions: Tensor
     slots: Tensor
-    rows: list[AttentionRow] = field(default_factory=list[AttentionRow])
+    rows: list[AttentionRow]
+    shared: list[SharedRows]
 
 
 def make_batch(plan: Plan) -> Batch:
@@ -41,7 +42,8 @@ def make_batch(plan: Plan) -> Batch:
         rows.append(AttentionRow(offset, row.start, row.length, sequence.slots))
         offset = end
     ids, positions, slots = torch.from_numpy(staged)
-    return Batch(ids, positions, slots, rows)
+    shared = [SharedRows(group.rows, group.length) for group in plan.shared]
+    return Batch(ids, positions, slots, rows, shared)
 
 
 class PagedAttention:
@@ -51,7 +53,13 @@ class PagedAttention:
         self._cache = cache
         self._slots = batch.slots
         self._windows = windows
-        self._plans = {window: CpuAttention(batch.rows, window) for window in set(windows)}
+        key_bytes = cache.keys[0][0].nbytes
+        self._plans = {
+            window: CpuAttention(
+                batch.rows, batch.shared, window=window, key_bytes=key_bytes, dtype=cache.keys[0].dtype
+            )
+            for window in set(windows)
+        }
 
     def __call__(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         keys, values = self._cache.keys[layer], self._cache.values[layer]

@@ -1,4 +1,4 @@
-"""From logits to tokens: penalties and bias, temperature, filters, one draw; log-probabilities of what was asked for."""
+"""From logits to tokens: penalties and bias, temperature, filters, one draw; and the log-probabilities asked for."""
 
 from __future__ import annotations
 

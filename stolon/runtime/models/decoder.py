@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from torch.nn import functional
 
 from ...kernels.reference import rms_norm, rotate, silu_mul
 from .config import ModelConfig
@@ -67,7 +67,7 @@ class Decoder:
         ids, positions: int64 [tokens]; keep: int64 [n]. All tokens' keys and values are written.
         """
         cos, sin = cos_sin(positions, self.frequencies, self.dtype)
-        x = F.embedding(ids, self.embedding)
+        x = functional.embedding(ids, self.embedding)
         last = len(self.layers) - 1
         for index, layer in enumerate(self.layers):
             normed = rms_norm(x, layer.attention_norm, self.config.rms_norm_eps)
@@ -90,7 +90,7 @@ class Decoder:
         qkv = layer.qkv(x).view(x.shape[0], turned + config.num_kv_heads, config.head_dim)
         query_key = qkv[:, :turned]
         if layer.qk_norm is not None:
-            query_key = F.rms_norm(query_key, (config.head_dim,), None, config.rms_norm_eps) * layer.qk_norm
+            query_key = functional.rms_norm(query_key, (config.head_dim,), None, config.rms_norm_eps) * layer.qk_norm
         query_key = rotate(query_key, cos, sin)
         return query_key[:, : config.num_heads], query_key[:, config.num_heads :], qkv[:, turned:]
 

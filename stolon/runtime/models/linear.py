@@ -1,7 +1,7 @@
 """Matrix products with fixed weights, each form as fast as this CPU allows.
 
 Measured on one thread of a CPU with AVX512-bf16 (benchmarks/cpu.py): weights in oneDNN's blocked layout save the
-re-packing that `F.linear` does on every call, and give each row the same sum whatever the number of rows.
+re-packing that `functional.linear` does on every call, and give each row the same sum whatever the number of rows.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from torch.nn import functional
 
 # What oneDNN lays the blocks out for; the layout also serves other row counts.
 PACKED_FOR_ROWS = 16
@@ -46,7 +46,7 @@ class PlainLinear:
         self.bias = bias
 
     def __call__(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.weight, self.bias)
+        return functional.linear(x, self.weight, self.bias)
 
 
 class PackedLinear:
@@ -69,7 +69,7 @@ class PackedLinear:
             return product.unsqueeze(0)
         if rows >= self.least_rows:
             return _packed_product(x, self.packed, self.bias)
-        return _packed_product(F.pad(x, (0, 0, 0, self.least_rows - rows)), self.packed, self.bias)[:rows]
+        return _packed_product(functional.pad(x, (0, 0, 0, self.least_rows - rows)), self.packed, self.bias)[:rows]
 
 
 def _packed_product(x: Tensor, packed: Tensor, bias: Tensor | None) -> Tensor:
@@ -84,7 +84,7 @@ def make_linear(weight: Tensor, bias: Tensor | None, options: LinearOptions) -> 
 
 
 def packing_works(dtype: torch.dtype) -> bool:
-    """Whether this build of torch has the private packing operators and they agree with `F.linear`."""
+    """Whether this build of torch has the private packing operators and they agree with `functional.linear`."""
     generator = torch.Generator().manual_seed(0)
     weight = torch.randn(48, 32, generator=generator).to(dtype)
     x = torch.randn(5, 32, generator=generator).to(dtype)
@@ -92,7 +92,7 @@ def packing_works(dtype: torch.dtype) -> bool:
         got = PackedLinear(weight, None, plain_copy=False)(x)
     except (AttributeError, RuntimeError, NotImplementedError):
         return False
-    return bool(torch.allclose(got.float(), F.linear(x.float(), weight.float()), rtol=2e-2, atol=2e-2))
+    return bool(torch.allclose(got.float(), functional.linear(x.float(), weight.float()), rtol=2e-2, atol=2e-2))
 
 
 @contextmanager
