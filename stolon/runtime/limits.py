@@ -100,6 +100,7 @@ LENGTHS: dict[str, Length] = {
     "name": Length(low=1, high=256, unit="characters"),  # of a model or an author
     "request_id": Length(low=1, high=128, unit="characters"),
     "options": Length(low=1, high=1024, unit="options"),
+    "option_characters": Length(low=1, high=1 << 16, unit="characters"),
     "api_key": Length(low=1, high=256, unit="characters"),
 }
 
@@ -118,6 +119,7 @@ FLAGS: dict[str, Range] = {
     "page_size": whole(1, 1 << 10),
     "max_overtakes": whole(0, 1 << 20),
     "pin_share": Range(low=0, high=1),
+    "pin_seconds": Range(low=0, high=86400),
     "context_length": whole(1, 1 << 24),
     "kv_tokens": whole(1, 1 << 40),
     "memory_fraction": Range(low=0, high=1, open_low=True),
@@ -133,3 +135,5 @@ FLAGS: dict[str, Range] = {
     "heartbeat_s": Range(low=0, high=86400, open_low=True),
     "body_limit_bytes": whole(1, 1 << 34),
 }
+
+ANY_FLAG = Range(low=0, high=math.inf)  # what has no line above; a test asks for one

@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 
-def shared_length(sequences: Sequence[list[int]]) -> int:
+def shared_length(sequences: Sequence[Sequence[int]]) -> int:
     """Length of the longest prefix that all the sequences have."""
-    shortest, longest = min(sequences), max(sequences)  # in dictionary order nothing between them can share less
-    for place, (left, right) in enumerate(zip(shortest, longest)):  # noqa: B905 the shorter one decides
+    rows = [tuple(sequence) for sequence in sequences]
+    first, last = min(rows), max(rows)  # in dictionary order; no row between them shares less with either
+    for place, (left, right) in enumerate(zip(first, last)):  # noqa: B905 the shorter one decides
         if left != right:
             return place
-    return min(len(shortest), len(longest))
+    return min(len(first), len(last))
 
 
-def first_scored(prompt: list[int], continued: Sequence[list[int]]) -> int:
+def first_scored(prompt: Sequence[int], continued: Sequence[Sequence[int]]) -> int:
     """Where scoring starts, at least 1: after the longest prefix that `prompt` and all of its continuations share.
 
     A tokenizer may merge the end of a prompt with the start of an option. The tokens before the first difference are

@@ -19,6 +19,8 @@ VOCAB = 259
 
 
 class ByteTokenizer:
+    bos_token_id = BOS
+
     def encode(self, text: str, *, bos: bool = True) -> list[int]:
         return [BOS] * bos + list(text.encode())
 

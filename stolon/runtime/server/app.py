@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable
 from aiohttp import web
 
 from .. import limits
-from . import auth, chat, completions, errors, status
+from . import auth, chat, completions, errors, generate, scoring, status
 from .service import REQUEST_ID, Service
 
 logger = logging.getLogger(__name__)
@@ -22,6 +22,8 @@ ServiceHandler = Callable[[Service, web.Request], Awaitable[web.StreamResponse]]
 ROUTES: tuple[tuple[str, str, ServiceHandler], ...] = (
     ("POST", "/v1/chat/completions", chat.answer),
     ("POST", "/v1/completions", completions.answer),
+    ("POST", "/generate", generate.answer),
+    ("POST", "/score", scoring.answer),
     ("GET", "/v1/models", status.models),
     ("GET", "/v1/models/{model:.+}", status.model),
     ("GET", "/health", status.health),

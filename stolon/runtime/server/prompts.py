@@ -116,7 +116,7 @@ def fit(engine: Engine, prompt: Sequence[int], wanted: int | None, default: int 
         context = f"the context length is {engine.context_length} tokens"
         if limit < engine.context_length:
             context += f", and the cache holds {limit}"
-        asked = "" if wanted is None else f" and {path} is {wanted}"
+        asked = "" if not wanted else f" and {path} is {wanted}"
         raise invalid(
             f"the prompt has {length} tokens{asked}, but {context}; shorten the prompt or ask for fewer tokens",
             path if length < limit else "prompt",

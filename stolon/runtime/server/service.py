@@ -18,6 +18,8 @@ REQUEST_ID = web.RequestKey("request_id", str)
 
 
 class Tokenizer(Protocol):
+    @property
+    def bos_token_id(self) -> int | None: ...
     def encode(self, text: str, *, bos: bool = True) -> list[int]: ...
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str: ...
     def token_bytes(self, id: int) -> bytes: ...
@@ -125,14 +127,19 @@ class Service:
             if not self._in_flight:
                 self._idle.set()
 
-    async def drain(self, timeout_s: float) -> None:
-        """Take no more requests and let those in flight finish; what is left then is ended with an error."""
+    def refuse_new(self) -> None:
+        """From now on requests are answered with 503; those in flight go on."""
         self.is_draining = True
-        with suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(self._idle.wait(), timeout_s)
+
+    async def idle(self) -> None:
+        """Wait until no request is in flight."""
+        await self._idle.wait()
+
+    async def end(self) -> None:
+        """Close the engine; requests still in flight end with an error, and have a second to say so."""
         if self._engine is not None:
             await self._engine.close()
-        with suppress(asyncio.TimeoutError):  # the ends of streams are still to be written
+        with suppress(asyncio.TimeoutError):
             await asyncio.wait_for(self._idle.wait(), 1.0)
 
 

@@ -1,0 +1,196 @@
+"""POST /generate, in SGLang's shape: text, tokens or (our own) messages, one or a batch."""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+from aiohttp import web
+
+from ..limits import LENGTHS, NATIVE_NUMBERS, NUMBERS
+from . import wire
+from .answers import Question, ask_all, collect
+from .body import read_object
+from .errors import invalid
+from .fields import Check, Values, boolean, entries, ids, number, read, string, token_ids, wrong_type
+from .native import Form, NativeEvents, replies
+from .prompts import Messages, encode_chat, encode_text, fit, messages
+from .sampling import UNSUPPORTED, most_answers, native_params, native_table, native_values
+from .service import Engine, Service
+from .stream import send
+
+_DEFAULT_TOKENS = 128  # SGLang's
+
+Input = str | list[int] | Messages
+
+
+@dataclass(frozen=True, slots=True)
+class _Batch:
+    """Several inputs. A batch of one is still a batch: its answer is a list."""
+
+    inputs: list[Any]
+
+
+@functools.lru_cache(maxsize=4)
+def _table(vocab_size: int) -> dict[str, Check]:
+    sampling = native_table(vocab_size)
+    return {
+        "text": _texts,
+        "input_ids": lambda path, value: _token_lists(path, value, vocab_size),
+        "messages": _conversations,
+        "continue_final_message": boolean,
+        "sampling_params": lambda path, value: _sampling(path, value, sampling),
+        "stream": boolean,
+        "incremental": boolean,
+        "return_logprob": boolean,
+        "return_text_in_logprobs": boolean,
+        "logprob_start_len": number(NATIVE_NUMBERS["logprob_start_len"]),
+        "top_logprobs_num": number(NATIVE_NUMBERS["top_logprobs_num"]),
+        "token_ids_logprob": token_ids(vocab_size, LENGTHS["token_ids_logprob"]),
+        "cache_salt": string(LENGTHS["cache_salt"]),
+        "priority": number(NUMBERS["priority"]),
+        "rid": string(LENGTHS["request_id"]),
+    }
+
+
+async def answer(service: Service, request: web.Request) -> web.StreamResponse:
+    settings = service.settings
+    with service.admitted() as engine:
+        began_s = time.monotonic()
+        found = await read_object(request, limit_bytes=settings.body_limit_bytes, timeout_s=settings.body_timeout_s)
+        values = read(found, _table(engine.vocab_size), unsupported=UNSUPPORTED)
+        name, given = _given(values)
+        questions = await _questions(engine, values, name, given, settings.request_timeout_s)
+        form = Form(
+            id=values.get("rid") or wire.new_id("gen"),
+            questions=questions,
+            is_list=isinstance(given, _Batch) or questions[0].params.n > 1,
+            with_texts=values.get("return_text_in_logprobs", False),
+            began_s=began_s,
+            tokenizer=engine.tokenizer,
+        )
+        if values.get("stream", False):
+            events = NativeEvents(form, incremental=values.get("incremental", False))
+            return await send(service, request, ask_all(engine, questions), events)
+        answers = replies(form, await collect(engine, questions))
+        return web.Response(body=wire.dumps(answers if form.is_list else answers[0]), content_type="application/json")
+
+
+def _given(values: Values) -> tuple[str, Input | _Batch]:
+    """The one field that brings what is to be continued, and its value."""
+    names = [name for name in ("text", "input_ids", "messages") if name in values]
+    if len(names) != 1:
+        got = " and ".join(names) or "none"
+        raise invalid(f"give exactly one of text, input_ids and messages, got {got}", names[-1] if names else "text")
+    if "continue_final_message" in values and names != ["messages"]:
+        raise invalid("continue_final_message is only for messages", "continue_final_message")
+    return names[0], values[names[0]]
+
+
+async def _questions(
+    engine: Engine, values: Values, name: str, given: Input | _Batch, timeout_s: float
+) -> list[Question]:
+    inputs = given.inputs if isinstance(given, _Batch) else [given]
+    sampling = _for_each(values.get("sampling_params", {}), len(inputs))
+    most_answers(1, sum(each.get("n", 1) for each in sampling))
+    questions: list[Question] = []
+    for place, (each, how) in enumerate(zip(inputs, sampling, strict=True)):
+        path = f"{name}[{place}]" if isinstance(given, _Batch) else name
+        prompt = await _encode(engine, each, path, values.get("continue_final_message", False))
+        wanted = how.get("max_new_tokens")
+        max_tokens = fit(engine, prompt, wanted, _DEFAULT_TOKENS, "sampling_params.max_new_tokens")
+        questions.append(
+            Question(
+                prompt=prompt,
+                params=native_params(how, max_tokens=max_tokens, **_logprobs(values, len(prompt))),
+                salt=values.get("cache_salt", ""),
+                priority=values.get("priority", 0),
+                timeout_s=timeout_s,
+            )
+        )
+    return questions
+
+
+async def _encode(engine: Engine, given: Input, path: str, continue_final: bool) -> list[int]:
+    if isinstance(given, str):
+        return await encode_text(engine, given, path)
+    if given and isinstance(given[0], dict):
+        return await encode_chat(engine, cast(Messages, given), continue_final=continue_final)
+    return cast("list[int]", given)
+
+
+def _logprobs(values: Values, prompt_length: int) -> dict[str, Any]:
+    """What log-probabilities are asked for, as fields of SamplingParams."""
+    if not values.get("return_logprob", False):
+        for name in ("top_logprobs_num", "token_ids_logprob", "logprob_start_len"):
+            if values.get(name):
+                raise invalid(f"{name} needs return_logprob: true", name)
+        return {}
+    top = values.get("top_logprobs_num", 0)
+    start = values.get("logprob_start_len", -1)
+    if start > prompt_length:
+        raise invalid(
+            f"logprob_start_len must be at most the prompt's length ({prompt_length}), got {start}", "logprob_start_len"
+        )
+    asked = {"logprobs": top, "logprob_token_ids": values.get("token_ids_logprob", ())}
+    return asked if start in (-1, prompt_length) else {**asked, "prompt_logprobs": top, "logprob_start": start}
+
+
+def _for_each(sampling: dict[str, Any] | list[dict[str, Any]], count: int) -> list[dict[str, Any]]:
+    if isinstance(sampling, dict):
+        return [sampling] * count
+    if len(sampling) != count:
+        message = f"sampling_params has {len(sampling)} entries for {count} prompts"
+        raise invalid(message, "sampling_params")
+    return sampling
+
+
+def _sampling(path: str, value: object, table: Mapping[str, Check]) -> dict[str, Any] | list[dict[str, Any]]:
+    if not isinstance(value, list):
+        return native_values(path, value, table)
+    listed = cast("list[object]", value)
+    return [native_values(f"{path}[{index}]", entry, table) for index, entry in enumerate(listed)]
+
+
+def _texts(path: str, value: object) -> str | _Batch:
+    if isinstance(value, str):
+        return value
+    one = string()
+    return _Batch([one(f"{path}[{index}]", entry) for index, entry in enumerate(_batch(path, value, "a string"))])
+
+
+def _token_lists(path: str, value: object, vocab_size: int) -> list[int] | _Batch:
+    found = _listed(path, value, "token ids")
+    if not isinstance(found[0], list):
+        return ids(path, found, vocab_size)
+    rows = _batch(path, value, "token ids")
+    return _Batch([ids(at, _listed(at, row, "token ids"), vocab_size) for at, row in _placed(path, rows)])
+
+
+def _conversations(path: str, value: object) -> Messages | _Batch:
+    found = _listed(path, value, "messages")
+    if not isinstance(found[0], list):
+        return messages(path, found)
+    return _Batch([messages(at, each) for at, each in _placed(path, _batch(path, value, "messages"))])
+
+
+def _placed(path: str, found: Sequence[object]) -> list[tuple[str, object]]:
+    return [(f"{path}[{index}]", entry) for index, entry in enumerate(found)]
+
+
+def _batch(path: str, value: object, what: str) -> list[object]:
+    if not isinstance(value, list):
+        raise wrong_type(path, f"{what} or a list of such", value)
+    return entries(path, cast(object, value), LENGTHS["prompts"])
+
+
+def _listed(path: str, value: object, what: str) -> list[object]:
+    """A list that is not empty."""
+    if not isinstance(value, list):
+        raise wrong_type(path, f"a list of {what}", value)
+    if not value:
+        raise invalid(f"{path} is empty", path)
+    return cast("list[object]", value)

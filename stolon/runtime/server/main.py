@@ -1,0 +1,187 @@
+"""`python -m stolon.launch_server`: flags, socket, engine, signals, in this order."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import ipaddress
+import logging
+import signal
+import socket
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ...lang.errors import InvalidRequest, StolonError
+from .. import limits
+from ..config import EngineConfig
+from . import auth
+from .app import build_app
+from .connection import listen
+from .flags import PROGRAM, parse
+from .service import Service
+from .settings import ServerConfig
+
+if TYPE_CHECKING:
+    from ..engine import Engine
+
+logger = logging.getLogger(__name__)
+
+
+class _CannotStart(Exception):
+    """Why the server does not start, and the exit status that says so: 2 for flags, 1 for the world."""
+
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Serve until told to stop; returns the exit status. Flags and port are checked before torch is imported."""
+    settings, config = parse(arguments)
+    _configure_logging(settings)
+    try:
+        key = _key(settings)
+        sock = _bound_socket(settings, has_key=key is not None)
+        # while the model is being loaded there is nothing to finish: a signal may end the process at once
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        return asyncio.run(_serve(settings, config, sock, None if key is None else auth.digest(key)))
+    except _CannotStart as error:
+        print(f"{PROGRAM}: error: {error}", file=sys.stderr)
+        return error.status
+
+
+def _key(settings: ServerConfig) -> str | None:
+    """The key that clients must send, from wherever it was given."""
+    key = settings.api_key
+    if settings.api_key_file is not None:
+        if key is not None:
+            raise _CannotStart("give one of --api-key and --api-key-file", 2)
+        try:
+            key = Path(settings.api_key_file).read_text("utf-8").rstrip("\r\n")
+        except (OSError, UnicodeDecodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "it is not text"
+            raise _CannotStart(f"--api-key-file cannot be read: {reason}", 2) from None
+    most = limits.LENGTHS["api_key"].high
+    if key is not None and not (0 < len(key) <= most and key.isascii() and key.isprintable() and key == key.strip()):
+        raise _CannotStart(f"the api key must be 1–{most} printable ASCII characters, without spaces around it", 2)
+    return key
+
+
+def _bound_socket(settings: ServerConfig, *, has_key: bool) -> socket.socket:
+    """The one socket of the server, listening."""
+    host, port = settings.host, settings.port
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except (socket.gaierror, UnicodeError):
+        raise _CannotStart(f"--host {host[:80]!r} is not an address of this machine", 2) from None
+    family, kind, protocol, _, address = found[0]
+    if not ipaddress.ip_address(str(address[0]).partition("%")[0]).is_loopback and not has_key:
+        if not settings.insecure_no_auth:
+            raise _CannotStart(
+                f"--host {host} can be reached from other machines: give --api-key-file or --api-key, "
+                "or --insecure-no-auth to serve everyone who can connect",
+                2,
+            )
+        print(f"{PROGRAM}: warning: no key is asked for, and {host} can be reached by others", file=sys.stderr)
+    sock = socket.socket(family, kind, protocol)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind(address)
+        sock.listen(1024)
+    except OSError as error:
+        sock.close()
+        if error.errno == errno.EADDRINUSE:
+            raise _CannotStart(f"port {port} on {host} is in use; stop what listens there or give --port", 1) from None
+        if error.errno == errno.EADDRNOTAVAIL:
+            raise _CannotStart(f"--host {host} is not an address of this machine", 2) from None
+        raise _CannotStart(f"cannot listen on port {port} of {host}: {error.strerror}", 1) from None
+    return sock
+
+
+async def _serve(settings: ServerConfig, config: EngineConfig, sock: socket.socket, digest: bytes | None) -> int:
+    service = Service(settings)
+    listener = await listen(build_app(service, digest), settings, sock)
+    try:
+        engine = await asyncio.to_thread(_load, config)
+        service.serve(engine)
+        stop = _StopSignals()
+        print(engine.memory_report)
+        print(f"ready: {_url(sock)} serves {engine.model_name}", flush=True)
+        await _until_stopped(service, stop)
+        return 0
+    finally:
+        await listener.close()
+
+
+def _load(config: EngineConfig) -> Engine:
+    """Raises _CannotStart with the one cause."""
+    try:
+        # torch and transformers are an optional extra, and slow to import
+        from ..engine import Engine
+    except ImportError as error:
+        message = f"the local runtime is not installed ({error.name} is missing): pip install 'stolon[local]'"
+        raise _CannotStart(message, 1) from error
+    try:
+        return Engine(config)
+    except InvalidRequest as error:
+        raise _CannotStart(str(error), 2) from error
+    except StolonError as error:
+        raise _CannotStart(str(error), 1) from error
+    except Exception as error:
+        logger.debug("loading failed", exc_info=error)
+        raise _CannotStart(f"the model cannot be loaded: {type(error).__name__}: {error}", 1) from error
+
+
+async def _until_stopped(service: Service, stop: _StopSignals) -> None:
+    """Serve; after the first signal finish what is in flight, after the second end it."""
+    await stop.first.wait()
+    seconds = service.settings.drain_seconds
+    logger.info("stopping: %d requests in flight may take %g s more", service.in_flight, seconds)
+    service.refuse_new()
+    waits = [asyncio.create_task(service.idle()), asyncio.create_task(stop.second.wait())]
+    await asyncio.wait(waits, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+    for task in waits:
+        task.cancel()
+    await service.end()
+
+
+class _StopSignals:
+    """SIGTERM and SIGINT, counted. A third one ends the process in the usual way."""
+
+    def __init__(self) -> None:
+        self.first = asyncio.Event()
+        self.second = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._hit)
+
+    def _hit(self) -> None:
+        if not self.first.is_set():
+            self.first.set()
+            return
+        self.second.set()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)
+            signal.signal(number, signal.SIG_DFL)
+
+
+def _url(sock: socket.socket) -> str:
+    host, port = sock.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def _configure_logging(settings: ServerConfig) -> None:
+    handler = logging.StreamHandler()
+    handler.setFormatter(_Ascii("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(level=settings.log_level.upper(), handlers=[handler])
+
+
+class _Ascii(logging.Formatter):
+    """What clients wrote must not steer a terminal or start a line of its own."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        text = super().format(record).encode("ascii", "backslashreplace").decode()
+        return "".join(c if c.isprintable() or c == "\n" else f"\\x{ord(c):02x}" for c in text)

@@ -1,0 +1,99 @@
+"""POST /score: how likely each of several options is as the continuation of one prompt."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import cast
+
+from aiohttp import web
+
+from ..limits import LENGTHS
+from ..score import first_scored
+from . import wire
+from .body import JsonObject, read_object
+from .errors import invalid
+from .fields import Check, Values, boolean, entries, finite, read, string
+from .prompts import Messages, encode_chat, encode_text, fit, messages, missing
+from .sampling import UNSUPPORTED
+from .service import Engine, Service
+
+
+def _options(path: str, value: object) -> list[str]:
+    one = string(LENGTHS["option_characters"])
+    found = entries(path, value, LENGTHS["options"])
+    return [cast(str, one(f"{path}[{index}]", entry)) for index, entry in enumerate(found)]
+
+
+_TABLE: dict[str, Check] = {
+    "text": string(),
+    "messages": messages,
+    "continue_final_message": boolean,
+    "options": _options,
+    "unconditional": boolean,
+    "cache_salt": string(LENGTHS["cache_salt"]),
+}
+
+
+async def answer(service: Service, request: web.Request) -> web.StreamResponse:
+    settings = service.settings
+    with service.admitted() as engine:
+        found = await read_object(request, limit_bytes=settings.body_limit_bytes, timeout_s=settings.body_timeout_s)
+        values = read(found, _TABLE, unsupported=UNSUPPORTED)
+        if "options" not in values:
+            raise missing("options")
+        prompt, continued = await _encode(engine, values, values["options"])
+        for tokens in continued:
+            fit(engine, tokens, 0, None, "options")
+        salt, timeout_s = values.get("cache_salt", ""), settings.request_timeout_s
+        start = first_scored(prompt, continued)
+        given = await engine.score(continued, start, salt=salt, timeout_s=timeout_s)
+        alone: Sequence[Sequence[float] | None] = [None] * len(continued)
+        if values.get("unconditional", False):
+            alone = await _alone(engine, [tokens[start:] for tokens in continued], salt, timeout_s)
+        scores: list[JsonObject] = [
+            {
+                "tokens": tokens[start:],
+                "logprobs": [finite(value) for value in logprobs],
+                "unconditional": None if without is None else [finite(value) for value in without],
+            }
+            for tokens, logprobs, without in zip(continued, given, alone, strict=True)
+        ]
+        counted = sum(len(tokens) for tokens in continued)
+        usage = {"prompt_tokens": counted, "completion_tokens": 0, "total_tokens": counted}
+        return web.Response(body=wire.dumps({"scores": scores, "usage": usage}), content_type="application/json")
+
+
+async def _encode(engine: Engine, values: Values, options: list[str]) -> tuple[list[int], list[list[int]]]:
+    """The prompt, and the prompt with each option."""
+    text: str | None = values.get("text")
+    conversation: Messages | None = values.get("messages")
+    if (text is None) == (conversation is None):
+        raise invalid("give exactly one of text and messages", "text")
+    if text is not None:
+        if "continue_final_message" in values:
+            raise invalid("continue_final_message is only for messages", "continue_final_message")
+        bare = await asyncio.to_thread(engine.tokenizer.encode, text)
+        return bare, [await encode_text(engine, text + option, "options") for option in options]
+    conversation = conversation or []
+    continues = values.get("continue_final_message", False)
+    bare = await encode_chat(engine, conversation, continue_final=continues)
+    begun = conversation if continues else [*conversation, {"role": "assistant", "content": ""}]
+    return bare, [
+        await encode_chat(
+            engine, [*begun[:-1], {**begun[-1], "content": begun[-1]["content"] + option}], continue_final=True
+        )
+        for option in options
+    ]
+
+
+async def _alone(
+    engine: Engine, lists: list[list[int]], salt: str, timeout_s: float
+) -> Sequence[Sequence[float] | None]:
+    """The same tokens without the prompt, after the model's start token; where it has none the first counts 0."""
+    bos = engine.tokenizer.bos_token_id
+    if bos is not None:
+        return await engine.score([[bos, *tokens] for tokens in lists], 1, salt=salt, timeout_s=timeout_s)
+    filled = [tokens for tokens in lists if tokens]
+    scores = iter(await engine.score(filled, 1, salt=salt, timeout_s=timeout_s))
+    return [(0.0, *next(scores)) if tokens else () for tokens in lists]
