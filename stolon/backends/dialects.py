@@ -17,35 +17,31 @@ DialectName = Literal["openai", "vllm", "sglang", "stolon"]
 class Dialect:
     """names: field of SamplingParams -> field of the request, for what is copied as it is
 
+    more: fields of SamplingParams that are honoured in a form of their own
     continues: the chat route continues an open assistant turn
     any_prompt: serves chat and plain text alike
     """
 
-    name: DialectName
+    name: str
     names: Mapping[str, str]
+    more: frozenset[str] = frozenset({"max_tokens", "stop", "logit_bias", "logprobs"})
     continues: bool = False
     any_prompt: bool = False
 
     @property
     def params(self) -> frozenset[str]:
-        return frozenset(self.names) | {"max_tokens", "stop", "logit_bias", "logprobs"}
+        return frozenset(self.names) | self.more
 
 
-_OPENAI = {name: name for name in ("n", "temperature", "top_p", "frequency_penalty", "presence_penalty", "seed")}
-_OPEN_SERVERS = _OPENAI | {
-    name: name
-    for name in (
-        "top_k",
-        "min_p",
-        "repetition_penalty",
-        "min_tokens",
-        "ignore_eos",
-        "stop_token_ids",
-        "skip_special_tokens",
-    )
-}
-_SGLANG = _OPEN_SERVERS | {"include_stop": "no_stop_trim", "stop_regex": "stop_regex"}
-_VLLM = _OPEN_SERVERS | {"include_stop": "include_stop_str_in_output"}
+def _same(names: str) -> dict[str, str]:
+    return {name: name for name in names.split()}
+
+
+_OPENAI = _same("n temperature top_p frequency_penalty presence_penalty seed")
+_OPEN = _OPENAI | _same("top_k min_p repetition_penalty min_tokens ignore_eos stop_token_ids skip_special_tokens")
+_SGLANG = _OPEN | {"include_stop": "no_stop_trim", "stop_regex": "stop_regex"}
+_VLLM = _OPEN | {"include_stop": "include_stop_str_in_output"}
+_NATIVE = _SGLANG | {"seed": "sampling_seed", "min_tokens": "min_new_tokens", "stop": "stop"}
 
 _DIALECTS: Mapping[str, Dialect] = MappingProxyType(
     {
@@ -54,6 +50,15 @@ _DIALECTS: Mapping[str, Dialect] = MappingProxyType(
         "sglang": Dialect(name="sglang", names=_SGLANG, continues=True, any_prompt=True),
         "stolon": Dialect(name="stolon", names=_SGLANG, continues=True, any_prompt=True),
     }
+)
+
+# the `sampling_params` of /generate
+NATIVE = Dialect(
+    name="native",
+    names=_NATIVE,
+    more=frozenset({"max_tokens", "logit_bias", "logprobs", "prompt_logprobs", "logprob_token_ids"}),
+    continues=True,
+    any_prompt=True,
 )
 
 _DEFAULTS: Mapping[str, object] = MappingProxyType({f.name: f.default for f in fields(SamplingParams)})
@@ -71,6 +76,8 @@ def copied_params(params: SamplingParams, names: Mapping[str, str]) -> dict[str,
 
 
 def is_set(params: SamplingParams, name: str) -> bool:
+    if name == "top_k" and params.top_k == 0:
+        return False  # our second spelling of "all tokens"; some servers know only -1
     return getattr(params, name) != _DEFAULTS[name]
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Any
 
 from ..lang.backend import Backend, Capabilities, GenerateRequest
-from ..lang.types import Delta, Usage
+from ..lang.prompt import Prompt
+from ..lang.types import Delta, Score, Usage
 from .deadline import Clock
 from .dialects import DialectName, dialect_of
 from .exchange import Exchange, Limits
@@ -108,6 +109,14 @@ class OpenAI(Backend):
                 if delta.usage is not None:
                     self.token_usage.add(delta.usage)
                 yield delta
+
+    async def score(self, prompt: Prompt, options: Sequence[str], *, unconditional: bool = False) -> list[Score]:
+        return await self._protocol.score(prompt, options, unconditional=unconditional)
+
+    async def choose(self, request: GenerateRequest, options: Sequence[str]) -> tuple[str, Usage]:
+        answer, usage = await self._protocol.choose(request, options)
+        self.token_usage.add(usage)
+        return answer, usage
 
     def info(self) -> dict[str, object]:
         return {"model": self.model, "protocol": self._protocol.served.dialect.name}

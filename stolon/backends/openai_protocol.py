@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping
+import json
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ..lang.backend import Capabilities, GenerateRequest
-from ..lang.errors import BackendRequestError, UnsupportedError
-from ..lang.types import Delta
+from ..lang.errors import BackendProtocolError, BackendRequestError, InvalidRequest, UnsupportedError
+from ..lang.prompt import Prompt, Text
+from ..lang.types import Delta, SamplingParams, Score, Usage
 from .answers import AnswerReader
 from .deadline import Deadline
 from .dialects import Dialect, copied_params, unsupported
 from .exchange import Exchange
-from .jsonvalue import Json
+from .foreign_scores import score_by_echo, score_by_prompt_logprobs
+from .jsonvalue import Json, as_object
 from .turns import turns_of
 
 CHAT_PATH = "/chat/completions"
@@ -27,6 +30,7 @@ class Served:
 
     is_chat: which route it is served on; None where the prompt decides
     limit_name: the chat route's field that bounds the answer
+    root: what stands before the routes, where the transport does not add it
     extra: further fields of every request, as the user gave them
     """
 
@@ -34,7 +38,13 @@ class Served:
     dialect: Dialect
     is_chat: bool | None = True
     limit_name: str = "max_tokens"
+    root: str = ""
     extra: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+    @property
+    def scores(self) -> bool:
+        """vLLM gives the log-probabilities of a prompt on both routes; nobody else does on the chat route."""
+        return self.dialect.name == "vllm" or (self.is_chat is False and self.dialect.any_prompt)
 
     def capabilities(self) -> Capabilities:
         return Capabilities(
@@ -42,6 +52,7 @@ class Served:
             chat_only=self.is_chat is True,
             roles=self.is_chat is not False,
             continue_assistant=self.is_chat is False or self.dialect.continues,
+            score=self.scores,
             choose=self.is_chat is not False,
         )
 
@@ -70,8 +81,9 @@ class OpenAIProtocol:
         if request.priority and served.dialect.any_prompt:
             body["priority"] = request.priority
         if served.is_chat is False or (served.is_chat is None and not request.prompt.has_roles()):
-            return COMPLETIONS_PATH, {**body, **self._completion_fields(request), **served.extra}
-        return CHAT_PATH, {**body, **self._chat_fields(request), **served.extra}
+            path = served.root + COMPLETIONS_PATH
+            return path, {**body, **self._completion_fields(request), **served.extra}
+        return served.root + CHAT_PATH, {**body, **self._chat_fields(request), **served.extra}
 
     def _chat_fields(self, request: GenerateRequest) -> Json:
         turns = turns_of(request.prompt, continues=self.served.dialect.continues)
@@ -93,22 +105,26 @@ class OpenAIProtocol:
             fields["logprobs"] = request.params.logprobs
         return fields
 
-    async def stream(self, request: GenerateRequest) -> AsyncGenerator[Delta]:
+    async def stream(self, request: GenerateRequest) -> AsyncGenerator[Delta, None]:
         path, body = self.body(request)
+        async with aclosing(self._deltas(path, body, request)) as deltas:
+            async for delta in deltas:
+                yield delta
 
-        def attempt(deadline: Deadline) -> AsyncGenerator[Delta]:
+    async def _deltas(self, path: str, body: Json, request: GenerateRequest) -> AsyncGenerator[Delta, None]:
+        def attempt(deadline: Deadline) -> AsyncGenerator[Delta, None]:
             return self._attempt(path, body, request.params.n, deadline)
 
         async with aclosing(self.exchange.answer(attempt, request.timeout_s)) as deltas:
             async for delta in deltas:
                 yield delta
 
-    async def _attempt(self, path: str, body: Json, n: int, deadline: Deadline) -> AsyncGenerator[Delta]:
-        body = {**body, "stream": True}
+    async def _attempt(self, path: str, body: Json, n: int, deadline: Deadline) -> AsyncGenerator[Delta, None]:
+        sent = {**body, "stream": True}
         if self._asks_usage:
-            body.setdefault("stream_options", {"include_usage": True})
+            sent.setdefault("stream_options", {"include_usage": True})
         try:
-            events = self.exchange.events(path, body, deadline)
+            events = self.exchange.events(path, sent, deadline)
             async with aclosing(events), aclosing(AnswerReader(n).read(events)) as deltas:
                 async for delta in deltas:
                     yield delta
@@ -116,7 +132,63 @@ class OpenAIProtocol:
         except BackendRequestError as error:
             if not (self._asks_usage and error.status in (400, 422) and "stream_options" in str(error)):
                 raise
-        self._asks_usage = False  # an old server: it answers without telling what the answer cost
+        self._asks_usage = False  # an older server: it answers without telling what the answer cost
         async with aclosing(self._attempt(path, body, n, deadline)) as deltas:
             async for delta in deltas:
                 yield delta
+
+    async def choose(self, request: GenerateRequest, options: Sequence[str]) -> tuple[str, Usage]:
+        """Exactly one of `options`, by a JSON schema that allows nothing else."""
+        if self.served.is_chat is False:
+            raise UnsupportedError(f"{self.served.model} is a completion model and takes no schema for its answer")
+        path, body = self.body(_whole_answer(request, options))
+        body["response_format"] = _schema_of(options)
+        parts: list[str] = []
+        usage = Usage(requests=1)
+        async with aclosing(self._deltas(path, body, request)) as deltas:
+            async for delta in deltas:
+                parts.append(delta.text)
+                usage = delta.usage or usage
+        return _chosen("".join(parts), options), usage
+
+    async def score(self, prompt: Prompt, options: Sequence[str], *, unconditional: bool) -> list[Score]:
+        """Raises UnsupportedError where the server tells no log-probabilities of a prompt."""
+        served = self.served
+        if not served.scores:
+            raise UnsupportedError(
+                f"the {served.dialect.name} protocol gives no log-probabilities of given options; "
+                "`RuntimeEndpoint` reaches the native route of a stolon or SGLang server, "
+                'and `dialect="vllm"` a vLLM server'
+            )
+        prompts = [prompt, *(prompt.append(Text(option)) for option in options)]
+        asked = [self.body(GenerateRequest(prompt=p, params=SamplingParams(max_tokens=1))) for p in prompts]
+        by = score_by_prompt_logprobs if served.dialect.name == "vllm" else score_by_echo
+        return await by(self.exchange, asked, unconditional=unconditional)
+
+
+def _whole_answer(request: GenerateRequest, options: Sequence[str]) -> GenerateRequest:
+    """`request` for one answer, with room for the longest option as JSON."""
+    if not options:
+        raise InvalidRequest("choose needs at least one option, got none", param="choices")
+    room = max(len(json.dumps(option)) for option in options) + 32  # a token has at least one character
+    params = replace(request.params, n=1, stop=(), logprobs=None, max_tokens=max(request.params.max_tokens, room))
+    return replace(request, params=params)
+
+
+def _schema_of(options: Sequence[str]) -> Json:
+    answer = {"type": "string", "enum": list(dict.fromkeys(options))}
+    schema = {"type": "object", "properties": {"answer": answer}, "required": ["answer"], "additionalProperties": False}
+    return {"type": "json_schema", "json_schema": {"name": "choice", "strict": True, "schema": schema}}
+
+
+def _chosen(text: str, options: Sequence[str]) -> str:
+    try:
+        answer: object = (as_object(json.loads(text)) or {}).get("answer")
+    except ValueError:
+        answer = None
+    if not isinstance(answer, str) or answer not in options:
+        raise BackendProtocolError(
+            f"the server did not keep to the options it was given; it answered {text[:200]!r}. "
+            "Does this server honour response_format?"
+        )
+    return answer

@@ -11,7 +11,9 @@ T = TypeVar("T")
 
 
 class PerLoop(Generic[T]):
-    def __init__(self, make: Callable[[], T], close: Callable[[T], Awaitable[None]]) -> None:
+    """close: None where nothing needs to be closed"""
+
+    def __init__(self, make: Callable[[], T], close: Callable[[T], Awaitable[None]] | None = None) -> None:
         self._make = make
         self._close = close
         self._made: WeakKeyDictionary[asyncio.AbstractEventLoop, T] = WeakKeyDictionary()
@@ -30,10 +32,11 @@ class PerLoop(Generic[T]):
         while self._made:
             loop, made = self._made.popitem()
             if loop is here:
-                await self._close(made)
+                await self._closed(made)
             elif loop.is_running():
                 closing = asyncio.run_coroutine_threadsafe(self._closed(made), loop)
                 await asyncio.wrap_future(closing)
 
     async def _closed(self, made: T) -> None:
-        await self._close(made)
+        if self._close is not None:
+            await self._close(made)
