@@ -196,6 +196,7 @@ class RadixTree:
             return node
         assert node.parent is not None
         self._serial += 1
+        self.epoch += 1
         upper = RadixNode(node.parent, node.edge, node.key[:cut], node.slots[:cut], self._serial)
         node.parent.children[node.edge] = upper
         # The lower part stays the same object: whoever holds it, holds what it held.

@@ -163,7 +163,7 @@ class Scheduler:
 
     def _take(self, row: Row, result: RowResult) -> None:
         sequence = row.sequence
-        if sequence.scored < sequence.num_prompt:
+        if result.prompt_logprobs or sequence.scored < sequence.num_prompt:
             _trim(row, result)
         if row.samples:
             if result.token is None:

@@ -73,8 +73,10 @@ class WaitingQueue:
     def rank(self, candidate: Candidate) -> Rank:
         """Smallest first: who was overtaken too often, priority, who was preempted, longest cached prefix, arrival."""
         sequence = candidate.sequence
+        if self.is_aged(sequence):
+            return False, 0, False, 0, sequence.arrival
         length = candidate.length if self.by_prefix else 0
-        return not self.is_aged(sequence), -sequence.priority, not sequence.preemptions, -length, sequence.arrival
+        return True, -sequence.priority, not sequence.preemptions, -length, sequence.arrival
 
     def count_overtakes(self, admitted: list[int], spared: set[Sequence]) -> None:
         """admitted: arrivals of those that one step admitted; spared: those that wait for a prefix in the making."""
