@@ -1,6 +1,7 @@
-"""Documents that label or copy what they show: sentiment, word categories, lists, look-ups, documents with questions."""
+"""Documents that label or copy what they show: sentiment, word categories, lists, look-ups, questions on a text."""
 
 import json
+import re
 from random import Random
 
 from .ask import Wordings, article, capital_letter, numbered
@@ -29,7 +30,10 @@ REVIEW_FORMS = Wordings(
         "I bought this {i} and it is {a}.", "For me the {i} was {a}, {b} even.", "Yesterday we tried the {i}. {v}.",
         "The {i} looks {a} and feels {b}.", "All in all a {a} {i}.", "{v}, the {i} is {a}.", "it was {a}",
     ),
-    exam=("Honestly, the {i} felt {a} to me.", "In my opinion this is a {a} {i}.", "The {i} turned out {a} in the end."),
+    exam=(
+        "Honestly, the {i} felt {a} to me.", "In my opinion this is a {a} {i}.",
+        "The {i} turned out {a} in the end.",
+    ),
 )  # fmt: skip
 SENTIMENT_QUESTIONS = Wordings(
     train=(
@@ -48,6 +52,9 @@ _MODIFIERS = {
 }
 
 
+_ARTICLE = re.compile(r"\b([Aa]) ([aeiou])")
+
+
 def adjective(rng: Random, sentiment: str) -> str:
     form = rng.choice(_MODIFIERS[sentiment])
     if "{good}" in form:
@@ -60,7 +67,8 @@ def draw_review(rng: Random, forms: tuple[str, ...] = REVIEW_FORMS.train, sentim
     sentiment = sentiment or rng.choice(SENTIMENTS)
     a = adjective(rng, sentiment)
     values = {"a": a, "b": rng.choice(ADJECTIVES[sentiment]), "A": capital_letter(a), "i": rng.choice(REVIEWED)}
-    return rng.choice(forms).format(v=rng.choice(VERDICTS[sentiment]), **values), sentiment
+    text = rng.choice(forms).format(v=rng.choice(VERDICTS[sentiment]), **values)
+    return _ARTICLE.sub(r"\1n \2", text), sentiment
 
 
 def sentiment_chat(rng: Random) -> Document:
@@ -98,7 +106,7 @@ def _new_labels(rng: Random, count: int) -> list[str]:
 def renamed_shots(rng: Random) -> Document:
     """Labels that mean something else in every document: they must be read off the shots."""
     if rng.random() < 0.5:
-        labels = dict(zip(("positive", "negative"), _new_labels(rng, 2), strict=True))
+        labels: dict[str, str] = dict(zip(("positive", "negative"), _new_labels(rng, 2), strict=True))
         pairs = [draw_review(rng, sentiment=rng.choice(("positive", "negative"))) for _ in range(rng.randint(4, 7))]
         return _shots(rng, rng.choice(_SHOT_FORMS), [(text, labels[kind]) for text, kind in pairs])
     groups = rng.sample(list(THINGS), 2)

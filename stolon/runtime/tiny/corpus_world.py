@@ -13,7 +13,7 @@ CAPITAL = Wordings(
         "What's the capital city of {c}?", "Which city is the capital of {c}?", "Tell me the capital of {c}.",
         "capital of {c}?", "Do you know the capital of {c}?", "I need the capital of {c}.", "What is {c}'s capital?",
         "What is the capital city of {c}?", "Can you name the capital of {c}?", "Which city is {c}'s capital?",
-        "What is the name of the capital of {c}?", "Where is the government of {c}?", "{c}: which capital?",
+        "What is the name of the capital of {c}?", "{c}: which capital?",
     ),
     exam=("Can you tell me which city is the capital of {c}?", "Please give me the name of {c}'s capital."),
 )  # fmt: skip
@@ -93,9 +93,10 @@ def _sights_turn(rng: Random, country: Country) -> list[str]:
     return turns
 
 
-def _detail_turn(rng: Random, country: Country) -> list[str]:
+def _detail_turn(rng: Random, country: Country, *, follows: bool) -> list[str]:
+    """A detail of the country; if the country was named before, "there" may stand for it."""
     kind = rng.choice(("language", "currency", "continent"))
-    there = kind in _THERE and rng.random() < 0.25
+    there = follows and kind in _THERE and rng.random() < 0.4
     if kind == "continent" or not country.languages:
         return [
             casually(rng, CONTINENT.draw(rng).format(c=country.phrase)),
@@ -116,7 +117,7 @@ def country_chat(rng: Random) -> Document:
     if roll < 0.55:
         turns += _sights_turn(rng, country)
     elif roll < 0.75:
-        turns += _detail_turn(rng, country)
+        turns += _detail_turn(rng, country, follows=True)
     if rng.random() < 0.3:
         other = draw_country(rng)
         again = rng.choice(_NEXT_COUNTRY).format(c=other.phrase)
@@ -130,7 +131,7 @@ def sights_chat(rng: Random) -> Document:
     """Sights or details asked straight away."""
     country = rng.choice(COUNTRIES)
     if rng.random() < 0.5:
-        turns = _detail_turn(rng, country)
+        turns = _detail_turn(rng, country, follows=False)
     else:
         count = rng.choice((1, 2, 2, 3, 4))
         wording = rng.choice([text for text in SIGHTS.train if "{k}" in text])
