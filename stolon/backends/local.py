@@ -185,7 +185,7 @@ class PromptEncoder:
         self._lock = threading.RLock()  # `render` may be called beside the hub
 
     def encode(self, prompt: Prompt) -> list[int]:
-        """The tokens, to be read only. Raises ChatTemplateError where the turns cannot be put through the model's template, or it has none."""
+        """The tokens, to be read only. Raises ChatTemplateError where the model has no template, or it refuses."""
         with self._lock:
             found = self._tokens.get(prompt)
             if found is None:
@@ -258,8 +258,10 @@ class PromptEncoder:
         """As many of the tokens as spell the text's beginning, and the rest of it as text: a stop string is cut out of
         the text but not out of the tokens, an end token is no text, and another model's tokens spell something else.
         """
-        tokens, special = piece.tokens, self._tokenizer.special_ids
-        while tokens and tokens[-1] in special:
+        tokens = piece.tokens
+        if tokens and not (min(tokens) >= 0 and max(tokens) < self._tokenizer.vocab_size):
+            return (piece.value,)
+        while tokens and tokens[-1] in self._tokenizer.special_ids:
             tokens = tokens[:-1]
         if self._spelled(tokens) != piece.value:
             tokens = self._spelling(tokens, piece.value)

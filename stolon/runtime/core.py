@@ -107,8 +107,6 @@ class EngineCore:
                 self._scheduler.commit(plan, results)
                 self._speak(plan, results, outputs)
         self._end(self._scheduler.reap(), outputs)
-        if self._scheduler.config.check:
-            self._scheduler.check()
         return outputs
 
     def _speak(self, plan: Plan, results: list[RowResult], outputs: list[Output]) -> None:

@@ -19,7 +19,7 @@ SCHEDULER_FIELDS = {field.name for field in dataclasses.fields(SchedulerConfig)}
 
 def config_of(checkpoint: Path, **settings: Any) -> EngineConfig:
     """A small float32 engine on one thread that checks every invariant after every step."""
-    scheduler = {"check": False, **{name: settings.pop(name) for name in list(settings) if name in SCHEDULER_FIELDS}}
+    scheduler = {"check": True, **{name: settings.pop(name) for name in list(settings) if name in SCHEDULER_FIELDS}}
     chosen = {"dtype": "float32", "device": "cpu", "kv_tokens": 4096, "threads": 1, **settings}
     return EngineConfig(model_path=str(checkpoint), scheduler=SchedulerConfig(**scheduler), **chosen)
 
