@@ -13,6 +13,7 @@ from transformers import AutoTokenizer
 
 from ..lang.errors import CheckpointError, InvalidRequest
 from .tokenizer_bytes import ByteRule, byte_rule
+from .tokenizer_facts import TokenizerFacts, facts_of, first_line
 from .tokenizer_special import ControlTokens
 
 _auto: Any = AutoTokenizer  # the library's own types are too loose to check against
@@ -56,6 +57,7 @@ class Tokenizer:
         self.vocab_size = max(vocab.values(), default=-1) + 1
         self.special_ids = self.control.ids
         self.special_tokens = self.control.spellings
+        self._reserved = self.control.ids - {_unknown_of(settings["model"], vocab)}
         self._prefix = _prefix_of(backend)
         self.bos_token_id = facts.bos_token_id
         self.adds_bos = facts.bos_token_id is not None and facts.bos_token_id in self._prefix
@@ -76,13 +78,13 @@ class Tokenizer:
         try:
             loaded = _auto.from_pretrained(str(directory), local_files_only=True, trust_remote_code=False)
         except Exception as error:  # the library raises whatever its readers raise, bare Exception from Rust among it
-            raise CheckpointError(f"the tokenizer in {directory} cannot be read: {_first_line(error)}") from error
+            raise CheckpointError(f"the tokenizer in {directory} cannot be read: {first_line(error)}") from error
         if not getattr(loaded, "is_fast", False):
             raise CheckpointError(
                 f"the tokenizer in {directory} ({type(loaded).__name__}) has no tokenizer.json; convert it with "
                 "transformers' save_pretrained first"
             )
-        return cls(loaded.backend_tokenizer, _facts_of(loaded, directory))
+        return cls(loaded.backend_tokenizer, facts_of(loaded, directory))
 
     def encode(self, text: str, *, bos: bool = True) -> list[int]:
         """Tokens of what a user wrote: a control token's spelling in it is plain text.
@@ -97,7 +99,14 @@ class Tokenizer:
         check_text(text)
         spaced = place == "first" or (place == "after_control" and self._spaces_every_run)
         backend = self._backend if spaced else self._unspaced
-        return backend.encode(text, add_special_tokens=False).ids
+        ids: list[int] = backend.encode(text, add_special_tokens=False).ids
+        if self._reserved.isdisjoint(ids):
+            return ids
+        # some models have control tokens among their ordinary pieces and find them in any text; half a spelling is none
+        if len(text) == 1:
+            raise InvalidRequest(f"this model reads the character {text!r} as a control token; leave it out")
+        middle = len(text) // 2
+        return self.encode_run(text[:middle], place) + self.encode_run(text[middle:], "inside")
 
     def encode_scaffold(self, text: str) -> list[int]:
         """Tokens of trusted text: control tokens in it are read as such; none is added."""
@@ -145,16 +154,6 @@ class Tokenizer:
         return self._backend.decode([id], skip_special_tokens=False).encode()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TokenizerFacts:
-    """What a checkpoint says about its tokenizer beside the tokenizer itself."""
-
-    bos_token_id: int | None
-    eos_ids: frozenset[int]
-    chat_templates: dict[str, str]
-    named_tokens: dict[str, str]
-
-
 def check_text(text: str, param: str | None = None) -> None:
     """Raise InvalidRequest if `text` cannot be written as UTF-8."""
     try:
@@ -177,37 +176,9 @@ def joined(parts: Sequence[str | TokenRun]) -> list[str | TokenRun]:
     return runs
 
 
-def _facts_of(loaded: Any, directory: Path) -> TokenizerFacts:
-    templates: Any = loaded.chat_template or {}
-    named = {name: str(token) for name, token in loaded.special_tokens_map.items() if isinstance(token, str)}
-    return TokenizerFacts(
-        bos_token_id=loaded.bos_token_id,
-        eos_ids=_eos_ids(directory, loaded.eos_token_id),
-        chat_templates={"default": templates} if isinstance(templates, str) else dict(templates),
-        named_tokens=named,
-    )
-
-
-def _eos_ids(directory: Path, own: int | None) -> frozenset[int]:
-    """`own`, and what generation_config.json says; config.json only where that says nothing."""
-    ids: set[int] = set() if own is None else {own}
-    for name in ("generation_config.json", "config.json"):
-        path = directory / name
-        if not path.is_file():
-            continue
-        try:
-            found: Any = json.loads(path.read_text(encoding="utf-8")).get("eos_token_id")
-        except (OSError, ValueError, AttributeError) as error:
-            raise CheckpointError(f"{path} cannot be read: {_first_line(error)}") from error
-        if found is None:
-            continue
-        listed: list[Any] = found if isinstance(found, list) else [found]
-        for id in listed:
-            if not isinstance(id, int) or isinstance(id, bool) or id < 0:
-                raise CheckpointError(f"{path}: eos_token_id must be token ids, got {found!r}")
-            ids.add(id)
-        break
-    return frozenset(ids)
+def _unknown_of(model: dict[str, Any], vocab: dict[str, int]) -> int | None:
+    """The id that stands for text without a token: it is marked as a control token, but text may well give it."""
+    return model["unk_id"] if "unk_id" in model else vocab.get(model.get("unk_token") or "")
 
 
 def _prefix_of(backend: Backend) -> list[int]:
@@ -252,7 +223,3 @@ def _nodes(settings: dict[str, Any] | None) -> list[dict[str, Any]]:
         return [settings]
     inner: list[dict[str, Any]] = settings.get("normalizers") or settings.get("pretokenizers") or []
     return [node for step in inner for node in _nodes(step)]
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]

@@ -7,6 +7,9 @@ from collections.abc import Mapping
 
 from tokenizers import AddedToken
 
+# Unicode's White_Space, which is what the library means; Python's own notion has four more
+_WHITE_SPACE = "\t\n\x0b\x0c\r \x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000" + "".join(map(chr, range(0x2000, 0x200B)))
+
 
 class ControlTokens:
     """The tokens that a tokenizer reads as marks, not as words.
@@ -58,5 +61,5 @@ class ControlTokens:
     def _trimmed(self, run: str, left: int | None, right: int | None) -> str:
         # cut here and not by the pattern, which would take quadratic time over long white space
         if left in self._takes_right:
-            run = run.lstrip()
-        return run.rstrip() if right in self._takes_left else run
+            run = run.lstrip(_WHITE_SPACE)
+        return run.rstrip(_WHITE_SPACE) if right in self._takes_left else run
