@@ -100,8 +100,9 @@ async def test_max_tokens_is_lowered_to_what_the_context_leaves(tiny_checkpoint:
 
 async def test_a_prompt_that_leaves_no_room_is_refused_with_both_numbers(tiny_checkpoint: Path) -> None:
     with Runtime(str(tiny_checkpoint), **SETTINGS, context_length=16) as small:
+        long = EMPTY.append(Text("one two three " * 20))
         with pytest.raises(ContextLengthError, match=r"the prompt has \d+ tokens and the model holds 16"):
-            await generated(small, EMPTY.append(Text("one two three " * 20)))
+            await generated(small, long)
 
 
 async def test_closing_a_stream_frees_what_it_used(runtime: Runtime) -> None:
@@ -128,7 +129,8 @@ def test_text_without_roles_is_read_as_one_text(runtime: Runtime) -> None:
 def test_turns_go_through_the_models_template(runtime: Runtime) -> None:
     prompt = asked("Hi").append(Text("Sure, "))
     assert runtime.render(prompt) == (
-        "<s><|im_start|>system\nYou are helpful.<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\nSure, "
+        "<s><|im_start|>system\nYou are helpful.<|im_end|>\n"
+        "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\nSure, "
     )
 
 

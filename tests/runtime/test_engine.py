@@ -46,15 +46,20 @@ async def engine(tiny_checkpoint: Path) -> AsyncIterator[Engine]:
     await engine.close()
 
 
+async def until(engine: Engine, **expected: int) -> None:
+    """Wait for these statistics."""
+    for _ in range(2000):
+        stats = engine.stats()
+        if all(stats[name] == value for name, value in expected.items()):
+            return
+        await asyncio.sleep(0.005)
+    raise AssertionError(f"{expected} never came, but {stats}")
+
+
 async def idle(engine: Engine) -> None:
     """Wait until nothing is under way; then every slot must be free or cached for later."""
-    for _ in range(500):
-        stats = engine.stats()
-        if stats["running"] == stats["waiting"] == 0:
-            break
-        await asyncio.sleep(0.01)
+    await until(engine, running=0, waiting=0)
     stats = engine.stats()
-    assert (stats["running"], stats["waiting"]) == (0, 0)
     assert stats["kv_free"] + stats["kv_evictable"] == stats["kv_total"]  # type: ignore[operator]
 
 
@@ -233,8 +238,7 @@ async def test_a_full_queue_refuses_the_next(tiny_checkpoint: Path) -> None:
     streams = [engine.generate(random_prompt(random.Random(i), 10), LONG) for i in range(4)]
     await anext(streams[0])
     waiting = [asyncio.ensure_future(anext(stream)) for stream in streams[1:3]]
-    while engine.stats()["waiting"] != 2:
-        await asyncio.sleep(0.001)
+    await until(engine, waiting=2)
     with pytest.raises(OverloadedError) as refusal:
         await anext(streams[3])
     assert refusal.value.retry_after_s is not None
@@ -351,8 +355,7 @@ async def test_closing_ends_what_is_running_with_an_error(tiny_checkpoint: Path)
 async def test_closing_with_time_to_drain_lets_requests_end(tiny_checkpoint: Path) -> None:
     engine = engine_of(tiny_checkpoint)
     running = asyncio.ensure_future(answer(engine, PROMPT, replace(LONG, max_tokens=60)))
-    while engine.stats()["running"] == 0:
-        await asyncio.sleep(0.001)
+    await until(engine, running=1)
     closing = asyncio.ensure_future(engine.close(drain_s=30))
     await asyncio.sleep(0)
     assert len((await running).tokens) == 60
