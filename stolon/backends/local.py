@@ -18,6 +18,7 @@ from ..runtime.chat import ChatTemplate, Turn
 from ..runtime.config import EngineConfig, SchedulerConfig
 from ..runtime.detokenize import Detokenizer
 from ..runtime.engine import Engine
+from ..runtime.metrics import SchedulerStats
 from ..runtime.score import first_scored
 from ..runtime.tokenizer import Tokenizer, TokenRun
 
@@ -104,6 +105,18 @@ class Runtime(Backend):
     def info(self) -> dict[str, object]:
         engine = self._engine
         return {"model": engine.model_name, "context_length": engine.context_length, **engine.stats()}
+
+    def stats(self) -> SchedulerStats:
+        """What the scheduler counts: requests, tokens, memory."""
+        return self._engine.scheduler_stats()
+
+    def encode(self, prompt: Prompt) -> list[int]:
+        """The tokens that the model reads."""
+        return list(self._encoder.encode(prompt))
+
+    def flush(self) -> bool:
+        """`flush_cache` for callers without an event loop, from any thread."""
+        return self._engine.flush()
 
     async def flush_cache(self) -> bool:
         return await self._engine.flush_cache()

@@ -11,6 +11,7 @@ import time
 from array import array
 from collections import deque
 from collections.abc import AsyncGenerator, Generator, Iterable, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from .chat import ChatTemplate
 from .config import EngineConfig
 from .core import EngineCore, Output, Request
 from .loop import EngineThread, Heartbeat
+from .metrics import SchedulerStats
 from .runner import ModelRunner
 from .scheduler import Scheduler
 from .tokenizer import Tokenizer
@@ -178,8 +180,20 @@ class Engine:
 
     async def flush_cache(self) -> bool:
         """Forget all cached prefixes; False, and nothing is forgotten, while requests are running."""
+        return await asyncio.wrap_future(self._flush())
+
+    def flush(self) -> bool:
+        """`flush_cache` for callers without an event loop."""
+        return self._flush().result()
+
+    def _flush(self) -> Future[bool]:
         self._check_process()
-        return await asyncio.wrap_future(self._thread.call(self._core.flush_cache))
+        return self._thread.call(self._core.flush_cache)
+
+    def scheduler_stats(self) -> SchedulerStats:
+        """A moment of the scheduler; its counters are copies."""
+        now = self._scheduler.stats()
+        return dataclasses.replace(now, counters=dataclasses.replace(now.counters))
 
     def stats(self) -> dict[str, object]:
         """Counters since the start, and gauges: `kv_...` in KV slots, `running` and `waiting` in answers."""

@@ -31,12 +31,13 @@ class Receiver(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Heartbeat:
-    """When the thread last came round, on the monotonic clock, and how many steps it has made."""
+    """A sign of life. at_s: since when, on the monotonic clock, the step under way has been computed; now if none is.
+    steps: made since the start."""
 
     alive: bool
     steps: int
     at_s: float
-    busy: bool  # a step was under way when this was read
+    busy: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +83,9 @@ class EngineThread:
 
     @property
     def heartbeat(self) -> Heartbeat:
-        return Heartbeat(self._thread.is_alive() and self._refusal is None, self._steps, self._at_s, self._busy)
+        busy, at_s = self._busy, self._at_s
+        alive = self._thread.is_alive() and self._refusal is None
+        return Heartbeat(alive, self._steps, at_s if busy else time.monotonic(), busy)
 
     def submit(self, requests: Iterable[tuple[Request, Receiver]]) -> None:
         """Queue requests so that no step begins between them. Raises what ended the thread, if it has ended."""
@@ -130,11 +133,9 @@ class EngineThread:
     def _run(self) -> None:
         try:
             while self._take():
-                self._busy = True
                 self._deliver(self._core.step())
-                self._busy = False
                 self._steps += 1
-                self._at_s = time.monotonic()
+                self._busy = False
         except BaseException as error:
             logger.exception("the engine thread failed; every pending request ends in an error")
             fault = EngineError(f"the engine stopped after an internal fault ({error!r}); make a new one")
@@ -155,6 +156,8 @@ class EngineThread:
             self._commands.clear()
             # known before they leave the lock, so that a fault below ends them too
             self._receivers.update((c.request.id, c.receiver) for c in commands if isinstance(c, _Submit))
+        self._at_s = time.monotonic()
+        self._busy = True
         for command in commands:
             self._apply(command)
         return True

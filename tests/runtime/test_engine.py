@@ -23,6 +23,7 @@ from stolon.lang.errors import (
 )
 from stolon.lang.types import Delta, SamplingParams
 from stolon.runtime.engine import Engine, derive_seed
+from stolon.runtime.sequence import Plan, RowResult
 from tests.runtime.answers import (
     GREEDY,
     SEEDED,
@@ -53,7 +54,7 @@ async def until(engine: Engine, **expected: int) -> None:
         if all(stats[name] == value for name, value in expected.items()):
             return
         await asyncio.sleep(0.005)
-    raise AssertionError(f"{expected} never came, but {stats}")
+    raise AssertionError(f"{expected} never came, but {engine.stats()}")
 
 
 async def idle(engine: Engine) -> None:
@@ -423,9 +424,32 @@ async def test_an_idle_engine_makes_no_steps(engine: Engine) -> None:
     await asyncio.sleep(0.05)
     before = engine.heartbeat
     await asyncio.sleep(0.2)
-    assert engine.heartbeat == before
-    assert before.alive
-    assert not before.busy
+    after = engine.heartbeat
+    assert (
+        (before.alive, before.busy, before.steps)
+        == (after.alive, after.busy, after.steps)
+        == (True, False, after.steps)
+    )
+    assert after.at_s - before.at_s >= 0.2  # idle is alive
+
+
+async def test_a_step_that_hangs_shows_in_the_heartbeat(engine: Engine) -> None:
+    release = threading.Event()
+    execute = engine._core._runner.execute
+
+    def hang(plan: Plan) -> list[RowResult]:
+        release.wait(10)
+        return execute(plan)
+
+    engine._core._runner.execute = hang  # type: ignore[method-assign]
+    running = asyncio.ensure_future(answer(engine, PROMPT, GREEDY))
+    await asyncio.sleep(0.1)
+    first = engine.heartbeat
+    await asyncio.sleep(0.1)
+    second = engine.heartbeat
+    assert (first.at_s, first.steps, first.busy) == (second.at_s, second.steps, True)
+    release.set()
+    await running
 
 
 async def test_requests_without_a_seed_differ_unless_the_engine_has_one(tiny_checkpoint: Path) -> None:
