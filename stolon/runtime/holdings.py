@@ -97,7 +97,8 @@ class Holdings:
         if gain <= 0:
             return 0
         self._free_own(sequence)
-        self._move(sequence, self.tree.anchor(node, length))
+        node = self.tree.anchor(node, length)
+        self._move(sequence, node)
         self.tree.read(node, held.end, self._room(sequence, length))
         sequence.computed = sequence.allocated = length
         return gain

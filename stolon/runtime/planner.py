@@ -18,6 +18,7 @@ class Planner:
         self._roster = roster
         self._holdings = roster.holdings
         self._turn = 0
+        self._decoded: list[RadixNode | None] = []  # by row of the plan that is being made; None: not a decode row
         self._grouped: list[RadixNode | None] = []
         self._groups: list[SharedPrefix] = []
 
@@ -28,24 +29,29 @@ class Planner:
         for sequence in self._roster.running:
             if not (sequence.in_flight or sequence.is_finished):
                 (decoding if is_decoding(sequence) else chunks).append(sequence)
+        later: list[Sequence] = []
         if len(decoding) + bool(chunks) > budget:
-            decoding = self._take_turns(decoding, budget - bool(chunks))
-        if decoding:
-            decoding = self._make_room(decoding)
-            self._plan_decoding(plan, decoding)
-            budget -= len(decoding)
+            decoding, later = self._take_turns(decoding, budget - bool(chunks))
+        self._decoded = []
+        budget -= self._plan_decoding(plan, decoding)
         for sequence in chunks:
             if budget <= 0:
                 break
             # Not preempted or given up for the sake of those before it.
             if sequence.status is Status.RUNNING and not sequence.is_finished:
                 budget -= self.plan_chunk(plan, sequence, budget)
+        if later and budget > 0:  # the prompts had no memory to go on
+            alive = [s for s in later if s.status is Status.RUNNING]
+            budget -= self._plan_decoding(plan, alive[:budget])
+        self._group(plan)
         return budget
 
-    def _take_turns(self, decoding: list[Sequence], places: int) -> list[Sequence]:
+    def _take_turns(self, decoding: list[Sequence], places: int) -> tuple[list[Sequence], list[Sequence]]:
+        """Those whose turn it is, and the others."""
         first = self._turn % max(len(decoding), 1)
         self._turn += places
-        return (decoding[first:] + decoding[:first])[:places]
+        turns = decoding[first:] + decoding[:first]
+        return turns[:places], turns[places:]
 
     def _make_room(self, decoding: list[Sequence]) -> list[Sequence]:
         """Those of `decoding` that can have their next slot, after preempting others if it must be."""
@@ -55,25 +61,33 @@ class Planner:
             if not need or self._holdings.reserve(need):
                 break
             victim = self._roster.youngest()
-            if victim is None:
-                self._give_up(decoding.pop())
+            if victim is None:  # all others are in this step already, or there are none
+                left_out = decoding.pop()
+                if len(self._roster.running) == 1:
+                    self._give_up(left_out)
             else:
                 self._roster.preempt(victim)
                 decoding = [s for s in decoding if s is not victim]
         return decoding
 
-    def _plan_decoding(self, plan: Plan, decoding: list[Sequence]) -> None:
+    def _plan_decoding(self, plan: Plan, decoding: list[Sequence]) -> int:
+        """Rows of one token; returns how many."""
+        decoding = self._make_room(decoding)
         rows, grow = plan.rows, self._holdings.grow_page
+        self._decoded += [None] * (len(rows) - len(self._decoded))
         for sequence in decoding:
             start = sequence.computed
             if start == sequence.allocated:
                 grow(sequence)
             rows.append(Row(sequence, start, 1, True))
+            self._decoded.append(sequence.node)
             sequence.computed = start + 1
             sequence.in_flight += 1
-        nodes = [s.node for s in decoding]
-        if nodes != self._grouped:  # what the same nodes share never changes while they are held
-            self._grouped, self._groups = nodes, share_prefixes(nodes)
+        return len(decoding)
+
+    def _group(self, plan: Plan) -> None:
+        if self._decoded != self._grouped:  # what the same nodes share never changes while they are held
+            self._grouped, self._groups = self._decoded, share_prefixes(self._decoded)
         plan.shared = self._groups
 
     def _give_up(self, sequence: Sequence) -> None:
@@ -110,6 +124,13 @@ class Planner:
             tokens = max(tokens - beyond, 0)
             sequence.cached = (sequence.cached or 0) + tokens
             self._roster.counters.cached += tokens
+
+    def uncount_cached(self, sequence: Sequence) -> None:
+        """It was taken back to `computed`; what it finds in the cache from there on counts anew."""
+        lost = (sequence.cached or 0) - sequence.computed
+        if lost > 0 and not sequence.preemptions:
+            sequence.cached = sequence.computed
+            self._roster.counters.cached -= lost
 
     def _fit(self, sequence: Sequence, length: int, *, alone: bool) -> int:
         """As much of `length` as memory allows, preempting whoever is younger.

@@ -206,6 +206,7 @@ class Scheduler:
             tops = [node.parent for node in path if node in suspects]
             if tops and tops[-1] is not None:
                 self.holdings.rewind(sequence, tops[-1])
+                self._planner.uncount_cached(sequence)
                 void.add(sequence)
         for node in sorted(suspects, key=lambda n: (n.end, n.serial)):
             self.holdings.drop(node)

@@ -77,6 +77,7 @@ class World:
         self.ends = 0
         self._ids = 0
         self._refusals = 0
+        self._refused = False
         self._load = self.rng.choice([0.05, 0.2, 0.5])
         self._trouble = self.rng.choice([0.0, 0.02, 0.1])
         self._reserve = self.scheduler.holdings.reserve
@@ -92,7 +93,9 @@ class World:
         try:
             self.scheduler.submit(sequence)
         except OverloadedError:
-            self._expect(len(self.scheduler.roster.waiting) >= self.scheduler.config.max_queued_requests, "refused early")
+            self._expect(
+                len(self.scheduler.roster.waiting) >= self.scheduler.config.max_queued_requests, "refused early"
+            )
             return None
         except ContextLengthError:
             room = min(self.context_length, self.scheduler.holdings.pool.num_slots)
@@ -164,6 +167,7 @@ class World:
     def _flaky_reserve(self, tokens: int) -> bool:
         if self._refusals and tokens > 0:
             self._refusals -= 1
+            self._refused = True
             for client in self.clients.values():  # the engine may give up on anyone now
                 client.disturbed = True
             return False
@@ -217,11 +221,12 @@ class World:
         self.clock.now += self.rng.random() * 0.2
         scheduler = self.scheduler
         self.steps += 1
+        self._refused = False
         plan = scheduler.schedule()
         scheduler.check(plan)
         if plan is None:
             ended = scheduler.reap()
-            stuck = not ended and scheduler.has_work
+            stuck = scheduler.has_work and not ended and not self._refused
             self._expect(not stuck, "there is work, but nothing is planned")
         else:
             self._execute(plan)
