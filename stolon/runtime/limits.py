@@ -49,7 +49,8 @@ MAX_TOKENS = 1 << 20
 
 # of the OpenAI routes
 NUMBERS: dict[str, Range] = {
-    "max_tokens": whole(0, MAX_TOKENS),
+    "max_tokens": whole(1, MAX_TOKENS),
+    "max_tokens_with_echo": whole(0, MAX_TOKENS),  # 0 only looks at the prompt
     "max_completion_tokens": whole(1, MAX_TOKENS),
     "min_tokens": whole(0, MAX_TOKENS),
     "n": whole(1, 128),

@@ -1,7 +1,7 @@
-"""An engine without a model: it says what the prompt tells it to say, byte by byte, at once or at a pace.
+"""An engine without a model, for tests of the server alone.
 
-Tokens are bytes; 256 starts a text, 257 starts a message, 258 ends an answer. The answer to a prompt repeats the
-prompt's own text backwards, so that every test can work out what must come back.
+Tokens are bytes; BOS starts a text, TURN a message, END ends an answer. The answer to a prompt is the prompt's text
+backwards, so a test can work out what must come back.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from stolon.lang.errors import ChatTemplateError, StolonError
+from stolon.lang.errors import ChatTemplateError, EngineClosedError
 from stolon.lang.types import Delta, SamplingParams, TokenLogprob, Usage
 
 BOS, TURN, END = 256, 257, 258
@@ -19,15 +19,15 @@ VOCAB = 259
 
 
 class ByteTokenizer:
-    bos_token_id = BOS
+    def __init__(self, *, bos: bool) -> None:
+        self.bos_token_id = BOS if bos else None
 
     def encode(self, text: str, *, bos: bool = True) -> list[int]:
-        return [BOS] * bos + list(text.encode())
+        return [BOS] * (bos and self.bos_token_id is not None) + list(text.encode())
 
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
-        return b"".join(self.token_bytes(id) for id in ids if id < BOS or not skip_special_tokens).decode(
-            errors="replace"
-        )
+        kept = [id for id in ids if id < BOS or not skip_special_tokens]
+        return b"".join(map(self.token_bytes, kept)).decode(errors="replace")
 
     def token_bytes(self, id: int) -> bytes:
         return bytes([id]) if id < BOS else (b"<s>", b"<turn>", b"<end>")[id - BOS]
@@ -37,13 +37,13 @@ class ByteTokenizer:
 
 
 class Turns:
-    """role: content, each after a TURN; a role named `tool` is refused, as some templates do."""
+    """`role: content` after a TURN for each message. A tool's message is refused, as many templates do."""
 
     def encode(self, messages: Sequence[Mapping[str, str]], *, continue_final: bool = False) -> list[int]:
         ids = [BOS]
         for message in messages:
             if message["role"] == "tool":
-                raise ChatTemplateError("this template knows no tools")
+                raise ChatTemplateError("the template says: no tools here")
             ids += [TURN, *f"{message['role']}: {message['content']}".encode()]
         return ids if continue_final else [*ids, TURN, *b"assistant: "]
 
@@ -56,32 +56,42 @@ class Beat:
     busy: bool = False
 
 
-class FakeEngine:
-    """pace_s: time for each token; running: requests that have begun and not ended; asked: all that ever came
+@dataclass(frozen=True)
+class Asked:
+    """What a request brought to the engine."""
 
-    fail_at: token count at which a request fails with `failure`; hold: an answer waits there until it is set
+    prompt: list[int]
+    params: SamplingParams
+    salt: str
+    priority: int
+    timeout_s: float | None
+
+
+class FakeEngine:
+    """pace_s: time for each token
+
+    running, aborted: requests that have begun, and that were closed before their end; asked: all that came
+    fail_at: token at which a request fails with `failure`; hold: cleared, no token comes
     """
 
     model_name = "fake"
     vocab_size = VOCAB
+    memory_report = "memory: none"
 
-    def __init__(self, *, context_length: int = 4096, pace_s: float = 0.0, chat: bool = True) -> None:
-        self.tokenizer = ByteTokenizer()
+    def __init__(self, *, context_length: int = 4096, pace_s: float = 0.0, chat: bool = True, bos: bool = True) -> None:
+        self.tokenizer = ByteTokenizer(bos=bos)
         self.chat = Turns() if chat else None
         self.context_length = context_length
         self.pace_s = pace_s
         self.heartbeat = Beat()
         self.running = 0
         self.aborted = 0
-        self.asked: list[tuple[list[int], SamplingParams, str, int, float | None]] = []
+        self.asked: list[Asked] = []
         self.fail_at: int | None = None
-        self.failure: StolonError | Exception = ValueError("a fault of ours at /home/someone/secret.py")
+        self.failure: Exception = ValueError("a fault at /home/someone/secret.py, object 0xdeadbeef")
         self.hold = asyncio.Event()
         self.hold.set()
-        self.closed: StolonError | None = None
-        self.max_running: int | None = None
-        self.overflow: StolonError | None = None
-        self._halt = asyncio.Event()
+        self._is_closed = False
 
     async def generate(
         self,
@@ -92,66 +102,61 @@ class FakeEngine:
         priority: int = 0,
         timeout_s: float | None = None,
     ) -> AsyncGenerator[Delta, None]:
-        self.asked.append((list(prompt_ids), params, salt, priority, timeout_s))
-        if self.overflow is not None:
-            raise self.overflow
+        self.asked.append(Asked(list(prompt_ids), params, salt, priority, timeout_s))
         self.running += 1
-        ended = False
+        has_ended = False
         try:
             said = list(reversed(self.tokenizer.decode(prompt_ids).encode())) or [ord("?")]
-            made = 0
-            for place in range(max(params.max_tokens, 1)):
+            for place in range(params.max_tokens or 1):
                 for index in range(params.n):
-                    if made == self.fail_at:
-                        raise self.failure
-                    if self.closed is not None:
-                        raise self.closed
-                    await self._wait()
-                    made += 1
+                    await self._step(place)
                     yield self._delta(place, index, said, params, prompt_ids)
-                if place + 1 == params.max_tokens or (place == len(said) and not params.ignore_eos):
+                if self._ends(place, said, params):
                     break
-            ended = True
+            has_ended = True
         finally:
             self.running -= 1
-            self.aborted += not ended
+            self.aborted += not has_ended
 
-    async def _wait(self) -> None:
+    async def _step(self, place: int) -> None:
         self.heartbeat.steps += 1
+        if place == self.fail_at:
+            raise self.failure
         await self.hold.wait()
         if self.pace_s:
             await asyncio.sleep(self.pace_s)
-        if self.closed is not None:
-            raise self.closed
+        if self._is_closed:
+            raise EngineClosedError("the engine was closed before this request ended")
+
+    def _ends(self, place: int, said: list[int], params: SamplingParams) -> bool:
+        return place == len(said) and not params.ignore_eos
 
     def _delta(self, place: int, index: int, said: list[int], params: SamplingParams, prompt: Sequence[int]) -> Delta:
-        ends = place == len(said) and not params.ignore_eos
-        last = ends or place + 1 >= params.max_tokens
-        token = END if ends else said[place % len(said)]
         if params.max_tokens == 0:
             delta = Delta("", [], index, finish="length")
+        elif self._ends(place, said, params):
+            delta = Delta("", [END], index, finish="stop", matched=END)
         else:
-            delta = Delta(
-                "" if ends else chr(token), [token], index, finish=("stop" if ends else "length") if last else None
-            )
-        if ends:
-            delta.matched = END
-        if params.logprobs is not None and delta.tokens:
-            delta.logprobs = [self._logprob(token, params.logprobs)]
-        if params.prompt_logprobs is not None and place == 0 and index == 0:
-            entries = [self._logprob(token, params.prompt_logprobs) for token in prompt[params.logprob_start :]]
-            delta.prompt_logprobs = [None, *entries[1:]] if params.logprob_start == 0 else list(entries)
-        if last and index == params.n - 1:
-            made = 0 if params.max_tokens == 0 else place + 1
-            delta.usage = Usage(prompt_tokens=len(prompt), completion_tokens=made * params.n, requests=1)
+            token = said[place % len(said)]
+            delta = Delta(chr(token), [token], index, finish="length" if place + 1 == params.max_tokens else None)
+        if params.logprobs is not None:
+            delta.logprobs = [self.logprob(token, params) for token in delta.tokens]
+        if params.prompt_logprobs is not None and place == index == 0:
+            entries = [self.logprob(token, params) for token in prompt[params.logprob_start :]]
+            delta.prompt_logprobs = [None, *entries[1:]] if params.logprob_start == 0 else [*entries]
+        if delta.finish is not None and index == params.n - 1:
+            made = min(place + 1, params.max_tokens) * params.n
+            delta.usage = Usage(prompt_tokens=len(prompt), cached_tokens=1, completion_tokens=made, requests=1)
         return delta
 
-    def _logprob(self, token: int, top: int) -> TokenLogprob:
-        """The token itself is certain to one half; the next ids follow; the last of many is impossible."""
-        ranked = [(token, -0.5), *(((token + i) % VOCAB, -1.0 - i) for i in range(1, max(top, 1)))]
-        if top > 3:
-            ranked[-1] = (ranked[-1][0], float("-inf"))
-        return TokenLogprob(token, -0.5, self.tokenizer.token_text(token), tuple(ranked[:top]))
+    def logprob(self, token: int, params: SamplingParams) -> TokenLogprob:
+        """A token is the likelier the smaller it is; of the ranked ones, the fourth is impossible."""
+        count = max(params.logprobs or 0, params.prompt_logprobs or 0)
+        top = [(token, -token / 100), *(((token + i) % VOCAB, -9.0 - i) for i in range(1, count))]
+        if count > 3:
+            top[3] = (top[3][0], float("-inf"))
+        extra = tuple((id, -id / 100) for id in params.logprob_token_ids)
+        return TokenLogprob(token, -token / 100, self.tokenizer.token_text(token), tuple(top[:count]), extra)
 
     async def score(
         self, token_lists: Sequence[Sequence[int]], start: int, *, salt: str = "", timeout_s: float | None = None
@@ -168,7 +173,5 @@ class FakeEngine:
         return {"running": self.running}
 
     async def close(self, drain_s: float = 0) -> None:
-        from stolon.lang.errors import EngineClosedError
-
-        self.closed = EngineClosedError("the engine was closed before this request ended")
+        self._is_closed = True
         self.hold.set()

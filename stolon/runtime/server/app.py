@@ -39,7 +39,7 @@ ROUTES: tuple[tuple[str, str, ServiceHandler], ...] = (
 
 def build_app(service: Service, key_digest: bytes | None) -> web.Application:
     """The application over `service`; `key_digest` is None where no key is asked for."""
-    surroundings = _Surroundings(key_digest)
+    surroundings = _Surroundings(service, key_digest)
     # reading a body has a limit of its own, from the settings
     app = web.Application(middlewares=[surroundings.around], client_max_size=service.settings.body_limit_bytes)
     for method, path, handler in ROUTES:
@@ -65,7 +65,8 @@ async def _finish_headers(request: web.Request, response: web.StreamResponse) ->
 
 
 class _Surroundings:
-    def __init__(self, key_digest: bytes | None) -> None:
+    def __init__(self, service: Service, key_digest: bytes | None) -> None:
+        self._service = service
         self._key_digest = key_digest
         self._boot = secrets.token_hex(4)
         self._count = itertools.count(1)
@@ -79,11 +80,7 @@ class _Surroundings:
                 auth.check(request, self._key_digest)
             response = await handler(request)
         except Exception as error:
-            answer = errors.from_exception(error)
-            if answer is None:
-                logger.exception("request %s failed", request[REQUEST_ID])
-                answer = errors.internal()
-            response = errors.response(answer)
+            response = errors.response(self._service.explain(error))
         if logger.isEnabledFor(logging.INFO):
             took = (time.monotonic() - began) * 1000
             logger.info(

@@ -87,8 +87,6 @@ def _max_tokens(values: Values) -> tuple[str, int | None]:
     old, new = values.get("max_tokens", None), values.get("max_completion_tokens", None)
     if old is not None and new is not None and old != new:
         raise invalid(f"max_tokens ({old}) and max_completion_tokens ({new}) differ; give one", "max_tokens")
-    if old == 0:
-        raise invalid("max_tokens must be at least 1, got 0", "max_tokens")
     return ("max_tokens", old) if new is None else ("max_completion_tokens", new)
 
 

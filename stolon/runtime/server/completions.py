@@ -28,6 +28,7 @@ _DEFAULT_TOKENS = 16  # OpenAI's
 def _table(vocab_size: int) -> dict[str, Check]:
     return {
         **openai_table(vocab_size),
+        "max_tokens": number(NUMBERS["max_tokens_with_echo"]),
         "prompt": lambda path, value: prompt_list(path, value, vocab_size),
         "logprobs": number(NUMBERS["logprobs"]),
         "echo": boolean,
@@ -91,7 +92,7 @@ def _check(values: Values, prompts: int) -> int:
         raise invalid("best_of cannot be streamed: the best is known at the end", "best_of")
     if values.get("max_tokens", None) == 0 and not values.get("echo", False):
         raise invalid("max_tokens must be at least 1, or 0 with echo, got 0", "max_tokens")
-    most_answers(prompts, drawn)
+    most_answers(prompts * drawn, "best_of" if drawn > answers else "n")
     return drawn
 
 

@@ -13,6 +13,7 @@ from aiohttp.web_request import BaseRequest
 from . import errors
 from .errors import HttpError
 from .settings import ServerConfig
+from .wire import new_id
 
 logger = logging.getLogger(__name__)
 
@@ -58,8 +59,14 @@ class Connection(RequestHandler):
         self._header_timer = None
         if self.transport is not None:
             body = errors.body(HttpError(408, "request_timeout", "the request's headers did not arrive in time"))
-            head = f"HTTP/1.1 408 Request Timeout\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n"
-            self.transport.write(head.encode() + b"X-Request-Id: none\r\nConnection: close\r\n\r\n" + body)
+            lines = [
+                "HTTP/1.1 408 Request Timeout",
+                "Content-Type: application/json",
+                f"Content-Length: {len(body)}",
+                f"X-Request-Id: {new_id('req')}",
+                "Connection: close",
+            ]
+            self.transport.write("\r\n".join([*lines, "", ""]).encode() + body)
         self.force_close()
 
     def pause_writing(self) -> None:
@@ -101,7 +108,7 @@ class Connection(RequestHandler):
             answer = HttpError(status, "bad_request", "this is not a valid HTTP request")
         answer.close = True
         response = errors.response(answer)
-        response.headers["X-Request-Id"] = "none"
+        response.headers["X-Request-Id"] = new_id("req")
         return response
 
 

@@ -71,6 +71,8 @@ def from_exception(error: Exception) -> HttpError | None:
             return HttpError(504, "timeout", str(error))
         case EngineClosedError() | BackendUnavailable():
             return unavailable(str(error))
+        case EngineError(code="engine_error"):
+            return None  # its text is for the log
         case EngineError():
             return HttpError(500, error.code, str(error))
         case web.HTTPException():

@@ -95,7 +95,7 @@ async def _questions(
 ) -> list[Question]:
     inputs = given.inputs if isinstance(given, _Batch) else [given]
     sampling = _for_each(values.get("sampling_params", {}), len(inputs))
-    most_answers(1, sum(each.get("n", 1) for each in sampling))
+    most_answers(sum(each.get("n", 1) for each in sampling), "sampling_params.n")
     questions: list[Question] = []
     for place, (each, how) in enumerate(zip(inputs, sampling, strict=True)):
         path = f"{name}[{place}]" if isinstance(given, _Batch) else name

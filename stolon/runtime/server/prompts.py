@@ -13,7 +13,7 @@ from .body import JsonObject
 from .errors import HttpError, invalid
 from .fields import Check, describe, entries, ids, mapping, one_of, read, string, wrong_type
 from .sampling import UNSUPPORTED
-from .service import Engine
+from .service import ChatTemplate, Engine
 
 Messages = list[dict[str, str]]
 
@@ -79,8 +79,8 @@ def missing(path: str) -> HttpError:
     return invalid(f"{path} is missing", path, "missing_parameter")
 
 
-async def encode_chat(engine: Engine, conversation: Messages, *, continue_final: bool) -> list[int]:
-    """Raises HttpError if there is no template, ChatTemplateError if it refuses the conversation."""
+def chat_of(engine: Engine, conversation: Messages, *, continue_final: bool) -> ChatTemplate:
+    """The template. Raises ChatTemplateError if there is none, HttpError if `conversation` has nothing to continue."""
     chat = engine.chat
     if chat is None:
         raise ChatTemplateError(
@@ -90,6 +90,12 @@ async def encode_chat(engine: Engine, conversation: Messages, *, continue_final:
         raise invalid(
             "continue_final_message needs a conversation that ends with an assistant message", "continue_final_message"
         )
+    return chat
+
+
+async def encode_chat(engine: Engine, conversation: Messages, *, continue_final: bool) -> list[int]:
+    """Raises ChatTemplateError if the template refuses the conversation, and what `chat_of` raises."""
+    chat = chat_of(engine, conversation, continue_final=continue_final)
     if sum(len(message["content"]) for message in conversation) > limits.OFF_LOOP_CHARACTERS:
         return await asyncio.to_thread(chat.encode, conversation, continue_final=continue_final)
     return chat.encode(conversation, continue_final=continue_final)
@@ -129,6 +135,14 @@ def fit(engine: Engine, prompt: Sequence[int], wanted: int | None, default: int 
 
 def prompt_list(path: str, value: object, vocab_size: int) -> list[str | list[int]]:
     """OpenAI's `prompt`: a string, a list of strings, token ids or a list of lists of them."""
+    try:
+        return _prompt_list(path, value, vocab_size)
+    except HttpError as error:
+        error.param = path  # the message has the place in the list
+        raise
+
+
+def _prompt_list(path: str, value: object, vocab_size: int) -> list[str | list[int]]:
     if isinstance(value, str):
         return [value]
     if not isinstance(value, list):

@@ -183,11 +183,8 @@ def _only_true(path: str, value: object) -> object:
     return value
 
 
-def most_answers(prompts: int, answers: int) -> None:
-    """Refuse a fan-out that no one request may have."""
-    if prompts * answers > limits.ANSWERS:
-        raise invalid(
-            f"{prompts} prompts with {answers} answers each are {prompts * answers} answers; "
-            f"one request may ask for {limits.ANSWERS}",
-            "n",
-        )
+def most_answers(answers: int, param: str) -> None:
+    """Refuse a fan-out that no one request may have: `answers` over all prompts."""
+    if answers > limits.ANSWERS:
+        message = f"prompts times answers to each are {answers}; one request may ask for {limits.ANSWERS}"
+        raise invalid(message, param)

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import cast
 
 from aiohttp import web
 
-from ..limits import LENGTHS
+from ..limits import LENGTHS, OFF_LOOP_CHARACTERS
 from ..score import first_scored
 from . import wire
 from .body import JsonObject, read_object
 from .errors import invalid
 from .fields import Check, Values, boolean, entries, finite, read, string
-from .prompts import Messages, encode_chat, encode_text, fit, messages, missing
+from .prompts import Messages, chat_of, fit, messages, missing
 from .sampling import UNSUPPORTED
 from .service import Engine, Service
 
@@ -42,7 +42,7 @@ async def answer(service: Service, request: web.Request) -> web.StreamResponse:
         values = read(found, _TABLE, unsupported=UNSUPPORTED)
         if "options" not in values:
             raise missing("options")
-        prompt, continued = await _encode(engine, values, values["options"])
+        prompt, continued = await _encode(engine, values)
         for tokens in continued:
             fit(engine, tokens, 0, None, "options")
         salt, timeout_s = values.get("cache_salt", ""), settings.request_timeout_s
@@ -64,27 +64,43 @@ async def answer(service: Service, request: web.Request) -> web.StreamResponse:
         return web.Response(body=wire.dumps({"scores": scores, "usage": usage}), content_type="application/json")
 
 
-async def _encode(engine: Engine, values: Values, options: list[str]) -> tuple[list[int], list[list[int]]]:
+async def _encode(engine: Engine, values: Values) -> tuple[list[int], list[list[int]]]:
     """The prompt, and the prompt with each option."""
+    options: list[str] = values["options"]
     text: str | None = values.get("text")
     conversation: Messages | None = values.get("messages")
-    if (text is None) == (conversation is None):
-        raise invalid("give exactly one of text and messages", "text")
-    if text is not None:
+    if text is not None and conversation is None:
         if "continue_final_message" in values:
             raise invalid("continue_final_message is only for messages", "continue_final_message")
-        bare = await asyncio.to_thread(engine.tokenizer.encode, text)
-        return bare, [await encode_text(engine, text + option, "options") for option in options]
-    conversation = conversation or []
-    continues = values.get("continue_final_message", False)
-    bare = await encode_chat(engine, conversation, continue_final=continues)
-    begun = conversation if continues else [*conversation, {"role": "assistant", "content": ""}]
-    return bare, [
-        await encode_chat(
-            engine, [*begun[:-1], {**begun[-1], "content": begun[-1]["content"] + option}], continue_final=True
-        )
-        for option in options
-    ]
+        encode, characters = _text_encoder(engine, text), len(text)
+    elif conversation is not None and text is None:
+        encode = _chat_encoder(engine, conversation, values.get("continue_final_message", False))
+        characters = sum(len(message["content"]) for message in conversation)
+    else:
+        raise invalid("give exactly one of text and messages", "text")
+    texts = ["", *options]
+    if characters * len(texts) + sum(map(len, options)) > OFF_LOOP_CHARACTERS:
+        bare, *continued = await asyncio.to_thread(lambda: [encode(text) for text in texts])
+    else:
+        bare, *continued = [encode(text) for text in texts]
+    return bare, continued
+
+
+def _text_encoder(engine: Engine, text: str) -> Callable[[str], list[int]]:
+    return lambda option: engine.tokenizer.encode(text + option)
+
+
+def _chat_encoder(engine: Engine, conversation: Messages, continues: bool) -> Callable[[str], list[int]]:
+    """Options continue the last message, or begin the answer."""
+    chat = chat_of(engine, conversation, continue_final=continues)
+    *before, last = conversation if continues else [*conversation, {"role": "assistant", "content": ""}]
+
+    def encode(option: str) -> list[int]:
+        if not option and not continues:
+            return chat.encode(conversation)
+        return chat.encode([*before, {**last, "content": last["content"] + option}], continue_final=True)
+
+    return encode
 
 
 async def _alone(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -10,9 +11,12 @@ from typing import Protocol
 
 from aiohttp import web
 
+from ...lang.errors import EngineClosedError, EngineError
 from ...lang.types import Delta, SamplingParams
-from .errors import shutting_down, unavailable
+from .errors import HttpError, from_exception, internal, shutting_down, unavailable
 from .settings import ServerConfig
+
+logger = logging.getLogger(__name__)
 
 REQUEST_ID = web.RequestKey("request_id", str)
 
@@ -126,6 +130,18 @@ class Service:
             self._in_flight -= 1
             if not self._in_flight:
                 self._idle.set()
+
+    def explain(self, error: Exception) -> HttpError:
+        """What a client is told about an error of its request; what nobody foresaw goes to the log."""
+        if isinstance(error, (EngineClosedError, EngineError)):
+            if self.is_draining:
+                return shutting_down()
+            if self._engine is not None and not self._engine.heartbeat.alive:
+                return unavailable("the engine died at this or at another request", "engine_died")
+        known = from_exception(error)
+        if known is None:
+            logger.error("a request failed", exc_info=error)
+        return known or internal()
 
     def refuse_new(self) -> None:
         """From now on requests are answered with 503; those in flight go on."""

@@ -58,12 +58,7 @@ async def send(
 async def _end_with_error(
     service: Service, request: web.Request, response: web.StreamResponse, error: Exception
 ) -> None:
-    answer = errors.from_exception(error)
-    if answer is None:
-        logger.error("request %s failed in its stream", request[REQUEST_ID], exc_info=error)
-        answer = errors.internal()
-    elif answer.code == "engine_unavailable":
-        answer = errors.shutting_down() if service.is_draining else errors.unavailable(answer.message, "engine_died")
+    answer = service.explain(error)
     response.force_close()
     try:
         await response.write(b"data: " + errors.body(answer) + b"\n\n")
