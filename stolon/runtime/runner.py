@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -16,7 +16,7 @@ from .kv import KVCache
 from .memory import GIB, KVShape, free_memory_bytes, size_kv_cache
 from .models.config import ModelConfig, read_model_config
 from .models.decoder import Decoder
-from .models.linear import Linear, LinearOptions, make_linear, native_gemv, packing_works
+from .models.linear import Linear, LinearOptions, int8_works, make_linear, native_gemv, packing_works
 from .sampler import CHUNK_ITEMS, LogprobsAsked, logprobs, sample
 from .sequence import Plan, Row, RowResult
 from .weights import Checkpoint, model_directory
@@ -67,7 +67,8 @@ class ModelRunner:
             batch = make_batch(plan)
             wanted = _wanted(plan, batch)
             attention = PagedAttention(batch, self._cache, self.model_config.windows)
-            hidden = self._decoder.hidden(batch.ids, batch.positions, attention, torch.tensor(wanted.indices))
+            keep = torch.tensor(wanted.indices, dtype=torch.int64)
+            hidden = self._decoder.hidden(batch.ids, batch.positions, attention, keep)
             return self._results(plan, wanted, hidden)
 
     def _results(self, plan: Plan, wanted: _Wanted, hidden: Tensor) -> list[RowResult]:
@@ -155,13 +156,32 @@ def _context_length(config: EngineConfig, model: ModelConfig) -> int:
 
 
 def _linear_options(config: EngineConfig, model: ModelConfig, dtype: torch.dtype) -> LinearOptions:
-    copy_bytes = model.num_parameters * dtype.itemsize
-    room = free_memory_bytes() - copy_bytes
-    return LinearOptions(
-        packed=packing_works(dtype),
-        plain_copy=dtype == torch.bfloat16 and copy_bytes < room * PLAIN_COPY_SHARE,
-        int8=config.quantization == "int8",
-    )
+    if config.quantization == "int8":
+        if not int8_works():
+            raise InvalidRequest(
+                "quantization int8 needs operators that this torch lacks; use none", param="quantization"
+            )
+        return LinearOptions(packed=False, int8=True)
+    options = LinearOptions(packed=packing_works(dtype))
+    extra = model.linear_size * dtype.itemsize
+    if (
+        dtype == torch.bfloat16
+        and extra < (free_memory_bytes() - _weight_bytes(model, dtype, options)) * PLAIN_COPY_SHARE
+    ):
+        return replace(options, plain_copy=True)
+    return options
+
+
+def _weight_bytes(model: ModelConfig, dtype: torch.dtype, options: LinearOptions) -> int:
+    """Of the embedding, and of all products in the forms that are kept of them."""
+    table = model.table_size * dtype.itemsize
+    if options.int8:
+        return table + model.linear_size
+    linear = model.linear_size * dtype.itemsize
+    if not options.packed:
+        return linear + (0 if model.tied else table)
+    plain = linear - (table if model.tied else 0) if options.plain_copy else 0
+    return table + linear + plain
 
 
 def _load(directory: Path, model: ModelConfig, dtype: torch.dtype, options: LinearOptions) -> Decoder:
@@ -170,7 +190,7 @@ def _load(directory: Path, model: ModelConfig, dtype: torch.dtype, options: Line
 
     with Checkpoint(directory, dtype, tied=model.tied) as checkpoint:
         try:
-            decoder = Decoder(model, checkpoint, linear)
+            decoder = Decoder(model, checkpoint, linear, torch.float32 if options.int8 else dtype)
         except (MemoryError, RuntimeError) as error:
             raise CheckpointError(f"{directory}: the model could not be loaded: {error}") from error
         checkpoint.finish()
@@ -184,6 +204,7 @@ def _kv_shape(model: ModelConfig, dtype: torch.dtype) -> KVShape:
 
 
 def _weights_report(model: ModelConfig, dtype: torch.dtype, options: LinearOptions) -> str:
-    size = model.num_parameters * dtype.itemsize / GIB
-    text = f"weights: {model.architecture}, {model.num_parameters / 1e6:.1f} M parameters, {dtype}, {size:.2f} GiB"
-    return text + (f" + {size:.2f} GiB for a plain copy that batch 1 reads faster" if options.plain_copy else "")
+    kind = "int8" if options.int8 else str(dtype).removeprefix("torch.")
+    size = _weight_bytes(model, dtype, options) / GIB
+    text = f"weights: {model.architecture}, {model.num_parameters / 1e6:.1f} M parameters, {kind}, {size:.2f} GiB"
+    return text + (", with a plain copy that batch 1 reads faster" if options.plain_copy else "")

@@ -18,7 +18,7 @@ from stolon.runtime.sequence import Plan, Row, RowResult, Sequence, SharedPrefix
 
 VOCAB = 480
 
-# what each family can do differently: biases, ties, grouped heads, head width, rope scaling, windows shorter than a prompt
+# what the families do differently: biases, ties, grouped heads, head width, rope scaling, windows shorter than prompts
 FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "llama": (
         "Llama",

@@ -62,11 +62,21 @@ class ModelConfig:
     eos_token_ids: frozenset[int]
 
     @property
-    def num_parameters(self) -> int:
+    def table_size(self) -> int:
+        """Weights of the embedding, and as many of the head."""
+        return self.vocab_size * self.hidden_size
+
+    @property
+    def linear_size(self) -> int:
+        """Weights of all matrix products, the head's among them."""
         attention = self.hidden_size * self.head_dim * 2 * (self.num_heads + self.num_kv_heads)
         mlp = 3 * self.hidden_size * self.intermediate_size
-        tables = self.vocab_size * self.hidden_size * (1 if self.tied else 2)
-        return self.num_layers * (attention + mlp) + tables
+        return self.num_layers * (attention + mlp) + self.table_size
+
+    @property
+    def num_parameters(self) -> int:
+        """Without norms and biases."""
+        return self.linear_size + (0 if self.tied else self.table_size)
 
 
 class _Fields:

@@ -49,17 +49,18 @@ class Layer:
 class Decoder:
     """Computes hidden states and logits; keeps no state between calls."""
 
-    def __init__(self, config: ModelConfig, source: TensorSource, make_linear: MakeLinear) -> None:
+    def __init__(self, config: ModelConfig, source: TensorSource, make_linear: MakeLinear, dtype: torch.dtype) -> None:
+        """dtype: of what flows between the layers"""
         self.config = config
         self.embedding = source.take("model.embed_tokens.weight", config.vocab_size, config.hidden_size)
-        self.layers = [_load_layer(config, source, make_linear, i) for i in range(config.num_layers)]
-        self.norm = source.take("model.norm.weight", config.hidden_size)
+        self.layers = [_load_layer(config, source, make_linear, dtype, i) for i in range(config.num_layers)]
+        self.norm = source.take("model.norm.weight", config.hidden_size).to(dtype)
         head = self.embedding
         if not config.tied:
             head = source.take("lm_head.weight", config.vocab_size, config.hidden_size)
         self.head = make_linear(head, None)
         self.frequencies = inverse_frequencies(config.rope, config.head_dim)
-        self.dtype = self.embedding.dtype
+        self.dtype = dtype
 
     def hidden(self, ids: Tensor, positions: Tensor, attend: Attention, keep: Tensor) -> Tensor:
         """Normalised final hidden states of the tokens whose indices are `keep`: [len(keep), hidden_size].
@@ -67,7 +68,7 @@ class Decoder:
         ids, positions: int64 [tokens]; keep: int64 [n]. All tokens' keys and values are written.
         """
         cos, sin = cos_sin(positions, self.frequencies, self.dtype)
-        x = functional.embedding(ids, self.embedding)
+        x = functional.embedding(ids, self.embedding).to(self.dtype)
         last = len(self.layers) - 1
         for index, layer in enumerate(self.layers):
             normed = rms_norm(x, layer.attention_norm, self.config.rms_norm_eps)
@@ -75,6 +76,8 @@ class Decoder:
             if index == last:
                 # what follows in the last layer is needed only where logits are
                 x, attended = x[keep], attended[keep]
+                if not keep.shape[0]:
+                    return x
             x = x + layer.output(attended)
             normed = rms_norm(x, layer.mlp_norm, self.config.rms_norm_eps)
             x = x + layer.down(silu_mul(layer.gate_up(normed)))
@@ -95,7 +98,9 @@ class Decoder:
         return query_key[:, : config.num_heads], query_key[:, config.num_heads :], qkv[:, turned:]
 
 
-def _load_layer(config: ModelConfig, source: TensorSource, make_linear: MakeLinear, index: int) -> Layer:
+def _load_layer(
+    config: ModelConfig, source: TensorSource, make_linear: MakeLinear, dtype: torch.dtype, index: int
+) -> Layer:
     prefix = f"model.layers.{index}"
     hidden, width = config.hidden_size, config.intermediate_size
     query, key = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
@@ -108,11 +113,11 @@ def _load_layer(config: ModelConfig, source: TensorSource, make_linear: MakeLine
 
     attention = tuple(f"self_attn.{name}_proj" for name in "qkv")
     return Layer(
-        attention_norm=source.take(f"{prefix}.input_layernorm.weight", hidden),
+        attention_norm=source.take(f"{prefix}.input_layernorm.weight", hidden).to(dtype),
         qkv=fused(attention, (query, key, key), hidden, config.qkv_bias),
-        qk_norm=_load_qk_norm(config, source, prefix) if config.qk_norm else None,
+        qk_norm=_load_qk_norm(config, source, prefix).to(dtype) if config.qk_norm else None,
         output=fused(("self_attn.o_proj",), (hidden,), query, config.output_bias),
-        mlp_norm=source.take(f"{prefix}.post_attention_layernorm.weight", hidden),
+        mlp_norm=source.take(f"{prefix}.post_attention_layernorm.weight", hidden).to(dtype),
         gate_up=fused(("mlp.gate_proj", "mlp.up_proj"), (width, width), hidden, config.mlp_bias),
         down=fused(("mlp.down_proj",), (hidden,), width, config.mlp_bias),
     )
