@@ -1,5 +1,8 @@
 """From logits to tokens: penalties and bias, temperature, filters, one draw; and the log-probabilities asked for."""
 
+# torch's own types have gaps
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+
 from __future__ import annotations
 
 import math

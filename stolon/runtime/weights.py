@@ -1,5 +1,8 @@
 """A checkpoint's tensors: safetensors files, sharded or not, checked one by one. Nothing else is ever opened."""
 
+# torch's own types have gaps
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+
 from __future__ import annotations
 
 from contextlib import ExitStack

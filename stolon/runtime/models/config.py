@@ -1,5 +1,8 @@
 """What a checkpoint's config.json says, read without running any code of the checkpoint's."""
 
+# JSON has any type until it is checked
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+
 from __future__ import annotations
 
 import json

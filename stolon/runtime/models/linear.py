@@ -4,6 +4,10 @@ Measured on one thread of a CPU with AVX512-bf16 (benchmarks/cpu.py): weights in
 re-packing that `functional.linear` does on every call, and give each row the same sum whatever the number of rows.
 """
 
+# torch's own types have gaps
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+# pyright: reportPrivateUsage=false
+
 from __future__ import annotations
 
 import warnings
