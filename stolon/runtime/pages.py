@@ -60,10 +60,10 @@ class PagePool:
         count = len(pages)
         if not count:
             return
-        self._stack[self._top : self._top + count] = pages  # a ValueError here is a double free, too
         free = self._is_free
-        if free[pages].any():
-            raise InvariantError(f"pages were freed twice: {pages[free[pages]].tolist()}")
+        if free[pages].any() or self._top + count > self.num_pages:
+            raise InvariantError(f"pages were freed twice: {pages[free[pages]].tolist() or pages.tolist()}")
+        self._stack[self._top : self._top + count] = pages
         free[pages] = True
         self._top += count
 
