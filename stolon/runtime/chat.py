@@ -15,7 +15,7 @@ from typing import Any, cast
 
 from ..lang.errors import ChatTemplateError, CheckpointError
 from .chat_cache import RunCache
-from .chat_render import ChatRenderer
+from .chat_render import ChatRenderer, probe
 from .tokenizer import Place, Tokenizer, TokenRun, check_text, joined
 
 Messages = Sequence[Mapping[str, Any]]
@@ -52,7 +52,7 @@ class ChatTemplate:
     def load(cls, tokenizer: Tokenizer, directory: Path, override: Path | None) -> ChatTemplate | None:
         """The operator's template (`override`), else the checkpoint's, else None: there is no generic one.
 
-        Raises CheckpointError if it cannot be read or compiled.
+        Raises CheckpointError if it cannot be read or compiled, or fails a trial in a child process (see `probe`).
         """
         sources = tokenizer.chat_templates
         if override is not None:
@@ -68,7 +68,10 @@ class ChatTemplate:
                 f"{where} has chat templates {sorted(sources)} but none called default; name one with --chat-template"
             )
         try:
-            return cls(tokenizer, {name: sources[name] for name in ("default", "tool_use") if name in sources})
+            used = {name: sources[name] for name in ("default", "tool_use") if name in sources}
+            for source in used.values():
+                probe(source, tokenizer.named_tokens)
+            return cls(tokenizer, used)
         except ChatTemplateError as error:
             raise CheckpointError(f"{where}: {error}") from error
 
