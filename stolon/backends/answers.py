@@ -35,7 +35,7 @@ class AnswerReader:
     def __init__(self, n: int) -> None:
         self._answers = [_Answer() for _ in range(n)]
         self._usage: Usage | None = None
-        self._last_id: str | None = None
+        self._last_id: bytes | None = None
 
     async def read(self, events: AsyncIterator[Event | None]) -> AsyncGenerator[Delta]:
         cause = "ended"

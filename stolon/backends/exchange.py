@@ -87,7 +87,7 @@ class Event:
     """One JSON object of an answer; `whole` where the server answered with one object instead of a stream."""
 
     data: Json
-    id: str | None = None
+    id: bytes | None = None
     whole: bool = False
 
 
@@ -172,7 +172,7 @@ class Exchange:
             self._check_size(received)
             for event in parser.feed(chunk):
                 begun = True
-                if event.data.strip() == "[DONE]":
+                if event.data.strip() == b"[DONE]":
                     await self._drained(chunks)
                     yield None
                     return
@@ -248,11 +248,11 @@ async def _next(chunks: AsyncIterator[bytes]) -> bytes | None:
 
 def _event_object(event: ServerEvent) -> Json:
     try:
-        value: Any = json.loads(event.data)
+        value: Any = json.loads(event.data.decode())  # decoded here: json would guess other encodings too
     except (ValueError, RecursionError) as error:
         start = event.data[:80]
-        raise BackendProtocolError(f"an event of the stream is no JSON (it starts {start!r}): {error}") from error
-    if event.name == "error":
+        raise BackendProtocolError(f"an event of the stream is no JSON (it starts {start}): {error}") from error
+    if event.name == b"error":
         raise error_from_object((as_object(value) or {}).get("error", value))
     return _object(value)
 

@@ -18,7 +18,7 @@ from ..lang.errors import (
 from .jsonvalue import as_object
 
 _MESSAGE_CHARACTERS = 2_000
-RETRIED_STATUSES = frozenset({408, 409, 429, 500, 502, 503, 504})
+_PASSING_STATUSES = frozenset({408, 409, 429, 500, 502, 503, 504})
 # these come with status 429 and do not pass by waiting
 _LASTING_CODES = frozenset({"insufficient_quota", "billing_hard_limit_reached"})
 
@@ -33,7 +33,7 @@ def error_from_status(status: int, headers: Mapping[str, str], body: str) -> Bac
         )
     message, code = _message_of(body)
     message = f"the server answered with status {status}: {message}"
-    if status in RETRIED_STATUSES and code not in _LASTING_CODES:
+    if status in _PASSING_STATUSES and code not in _LASTING_CODES:
         wait_s = retry_after_s(headers)
         if status == 429 or wait_s is not None:
             return OverloadedError(message, retry_after_s=wait_s)

@@ -16,7 +16,6 @@ from ..lang.errors import (
     StreamTruncatedError,
 )
 from .deadline import Clock, Deadline
-from .refusal import RETRIED_STATUSES
 
 
 class GarbledBodyError(BackendProtocolError):
@@ -64,7 +63,7 @@ class Retries:
         if isinstance(error, GarbledBodyError):
             return self._failures > 0
         if isinstance(error, BackendRequestError):
-            return error.status not in RETRIED_STATUSES
+            return error.status != 409  # the one passing status that has no error class of its own
         return not isinstance(error, (OverloadedError, BackendUnavailable, BackendTimeout, StreamTruncatedError))
 
     def _wait_s(self, error: BackendError) -> float | None:

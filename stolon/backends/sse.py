@@ -1,7 +1,7 @@
 """Server-sent events: bytes in, whatever their boundaries, `data` payloads out.
 
-Source: WHATWG HTML, section 9.2.6, with two differences: sizes are bounded, and bytes that are not UTF-8 are an
-error instead of a replacement character.
+Source: WHATWG HTML, section 9.2.6, with two differences: sizes are bounded, and nothing is decoded, so that bytes
+which are not UTF-8 are seen for what they are.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ _BOM = b"\xef\xbb\xbf"
 class ServerEvent:
     """One dispatched event; `id` and `name` (its `event` field) are those of its own block, None where it had none."""
 
-    data: str
-    id: str | None = None
-    name: str | None = None
+    data: bytes
+    id: bytes | None = None
+    name: bytes | None = None
 
 
 class SSEParser:
@@ -48,7 +48,7 @@ class SSEParser:
         return bool(self._rest or self._data)
 
     def feed(self, chunk: bytes) -> list[ServerEvent]:
-        """Raises BackendProtocolError for a line or an event past the limit, and for data that is not UTF-8."""
+        """Raises BackendProtocolError for an event past the limit."""
         if not chunk:
             return []
         if self._skip_newline:
@@ -98,10 +98,7 @@ class SSEParser:
         self._data, self._data_bytes, self._id, self._name = [], 0, None, None
         if not data:
             return None
-        try:
-            return ServerEvent(b"\n".join(data).decode(), _text(event_id), _text(name))
-        except UnicodeDecodeError as error:
-            raise BackendProtocolError(f"the server sent an event that is not UTF-8: {error}") from error
+        return ServerEvent(b"\n".join(data), event_id, name)
 
     def _check_size(self, line_bytes: int) -> None:
         size = self._data_bytes + line_bytes
@@ -110,7 +107,3 @@ class SSEParser:
                 f"the server sent an event of more than {self._max_event_bytes:,} bytes; "
                 "raise `max_event_bytes` in the backend's limits if it should"
             )
-
-
-def _text(value: bytes | None) -> str | None:
-    return None if value is None else value.decode()

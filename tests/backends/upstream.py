@@ -63,11 +63,16 @@ Script = Callable[[Connection], Awaitable[None]]
 
 @dataclass
 class Upstream:
-    """Answers the requests with `scripts` in turn, the last one for ever."""
+    """Answers the POST requests with `scripts` in turn, the last one for ever; what it is, it says truthfully.
+
+    kind: `stolon`, `sglang`, `vllm` or another owner of the models
+    """
 
     scripts: list[Script]
+    kind: str = "openai"
     requests: list[Received] = field(default_factory=list)
     left_early: int = 0  # connections that the client closed while a script still ran
+    asked: asyncio.Event = field(default_factory=asyncio.Event)  # set by the first POST
     origin: str = ""
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -84,20 +89,33 @@ class Upstream:
         method, path, _ = first.split(" ")
         headers = {name.lower(): value.strip() for name, value in (line.split(":", 1) for line in rest)}
         raw = await reader.readexactly(int(headers.get("content-length", "0")))
+        if method == "GET":
+            await self._introduce(Connection(writer, reader), path)
+            return
         script = self.scripts[min(len(self.requests), len(self.scripts) - 1)]
         self.requests.append(Received(method, path, headers, json.loads(raw) if raw else None))
+        self.asked.set()
         await script(Connection(writer, reader))
+
+    async def _introduce(self, connection: Connection, path: str) -> None:
+        routes = {"/v1/models": {"object": "list", "data": [{"id": "tiny", "owned_by": self.kind}]}}
+        if self.kind in ("stolon", "sglang"):
+            routes["/get_model_info"] = {"model_path": "/models/tiny", "is_generation": True}
+            routes["/get_server_info"] = {"context_length": 1024}
+        found = routes.get(path)
+        await reply(found or {"detail": "Not Found"}, 200 if found else 404)(connection)
 
 
 @asynccontextmanager
-async def upstream(*scripts: Script) -> AsyncGenerator[Upstream]:
-    served = Upstream(list(scripts))
+async def upstream(*scripts: Script, kind: str = "openai") -> AsyncGenerator[Upstream, None]:
+    served = Upstream(list(scripts), kind)
     server = await asyncio.start_server(served.serve, "127.0.0.1", 0)
     served.origin = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
     try:
         yield served
     finally:
         server.close()
+        await server.wait_closed()
 
 
 def reply(body: bytes | str | dict[str, Any], status: int = 200, content_type: str = "", **headers: str) -> Script:
