@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
@@ -13,7 +13,7 @@ from aiohttp import web
 
 from stolon.runtime.server import auth
 from stolon.runtime.server.app import build_app
-from stolon.runtime.server.connection import listen
+from stolon.runtime.server.connection import Listener, listen
 from stolon.runtime.server.service import Service
 from stolon.runtime.server.settings import ServerConfig
 from tests.server.fake import FakeEngine
@@ -28,6 +28,12 @@ class Running:
     http: aiohttp.ClientSession
     port: int
     app: web.Application
+
+    listener: Listener
+
+    def connections(self) -> Sequence[object]:
+        """Those that are open now."""
+        return self.listener.connections()
 
     @property
     def url(self) -> str:
@@ -55,7 +61,7 @@ async def start() -> AsyncIterator[StartServer]:
             http = await stack.enter_async_context(
                 aiohttp.ClientSession(f"http://127.0.0.1:{port}", headers=headers, auto_decompress=True)
             )
-            return Running(engine, service, http, port, app)
+            return Running(engine, service, http, port, app, listener)
 
         yield start_one
 

@@ -114,7 +114,7 @@ class Connection(RequestHandler):
 
 async def listen(app: web.Application, settings: ServerConfig, sock: socket.socket) -> Listener:
     """Serve `app` on `sock`, which is bound; owns it from here on."""
-    runner = web.AppRunner(app, handler_cancellation=True, access_log=None)
+    runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=1.0)
     await runner.setup()
     server = runner.server
     assert server is not None
@@ -130,6 +130,11 @@ class Listener:
     def __init__(self, runner: web.AppRunner, accepting: asyncio.Server) -> None:
         self._runner = runner
         self._accepting = accepting
+
+    def connections(self) -> list[RequestHandler]:
+        """Those that are open now."""
+        server = self._runner.server
+        return [] if server is None else server.connections
 
     async def close(self) -> None:
         """Stop listening, end every connection."""
