@@ -1,0 +1,1 @@
+"""Who answers. Each backend is a module of its own, imported when it is used."""

@@ -1,0 +1,226 @@
+"""Many runs of one program at a time."""
+
+from __future__ import annotations
+
+import contextvars
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from typing import Any, Generic, Literal, NamedTuple, TypeVar, cast, overload
+
+from .execution import Execution
+from .progress import Progress
+from .state import State
+from .streams import When, refuse_to_block_a_loop
+from .types import Usage
+from .variables import Signal, block, settle
+
+R = TypeVar("R")
+
+AT_A_TIME = 16_384  # programs in flight, unless the user says otherwise: enough to keep any backend busy
+
+Item = tuple[tuple[Any, ...], dict[str, Any]]  # positional and named arguments
+
+
+class Failed(NamedTuple):
+    """An item whose program failed."""
+
+    index: int
+    item: Item
+    error: BaseException
+
+
+class Batch(Sequence[State[R]], Generic[R]):
+    """The states of many runs, in the order of their items. Reading one waits for it.
+
+    Each item is run exactly once; a failure stays with its own state.
+    """
+
+    def __init__(
+        self,
+        items: Sequence[Item],
+        start: Callable[[Item], Execution],
+        *,
+        limit: int | Literal["auto"],
+        progress: bool,
+    ) -> None:
+        self._items = items
+        self._start = start
+        self._limit = _checked_limit(limit)
+        self._states: list[State[R] | None] = [None] * len(items)
+        self._context = contextvars.copy_context()
+        self._lock = threading.Lock()
+        self._begun = 0
+        self._order: list[int] = []  # of the items that have ended
+        self._ended: list[bool] = [False] * len(items)
+        self._cancelled = False
+        self._changed = Signal()
+        self._progress = Progress(len(items)) if progress and items else None
+        self._fill()
+
+    def _fill(self) -> None:
+        while True:
+            with self._lock:
+                index = self._begun
+                free = self._limit - (index - len(self._order))
+                if index >= len(self._items) or free <= 0 or self._cancelled:
+                    return
+                self._begun += 1
+            execution = self._start(self._items[index])
+            self._states[index] = cast("State[R]", execution.state)
+            execution.run.at_end(_Ending(self, index))
+            execution.launch(self._context)
+
+    def has_ended(self, index: int) -> None:
+        """Item `index` is done, well or badly: take note, and begin another."""
+        with self._lock:
+            self._order.append(index)
+            self._ended[index] = True
+            if self._progress is not None:
+                run = self._state(index)._chain.run
+                self._progress.step(failed=run.error() is not None, usage=run.usage())
+        self._changed.fire()
+        self._fill()
+
+    def _state(self, index: int) -> State[R]:
+        state = self._states[index]
+        assert state is not None, "an item was read before it was begun"
+        return state
+
+    # -- waiting
+
+    def wait(self) -> None:
+        """Wait in this thread for all of them. Ctrl-C cancels them."""
+        self._wait(lambda: len(self._order) == len(self._items))
+
+    async def await_all(self) -> None:
+        try:
+            await settle(When(lambda: len(self._order) == len(self._items), (self._changed,)))
+        except BaseException:
+            self.cancel()
+            raise
+
+    def _wait(self, holds: Callable[[], bool]) -> None:
+        if holds():
+            return
+        refuse_to_block_a_loop("await f.amap(...)")
+        try:
+            block(When(holds, (self._changed,)), lent=True)
+        except BaseException:
+            self.cancel()
+            raise
+
+    def cancel(self) -> None:
+        """Cancel what runs, and begin no more. States that were never begun are missing then."""
+        self._cancelled = True
+        for state in self._states:
+            if state is not None:
+                state.cancel()
+
+    def as_completed(self) -> Completed[R]:
+        """(index, state) pairs in the order in which they end, for `for` and for `async for`."""
+        return Completed(self)
+
+    # -- reading
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    @overload
+    def __getitem__(self, index: int) -> State[R]: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[State[R]]: ...
+    def __getitem__(self, index: int | slice) -> State[R] | list[State[R]]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        number = range(len(self))[index]  # negative ones, and IndexError
+        self._wait(lambda: self._ended[number])
+        return self._state(number)
+
+    def __iter__(self) -> Iterator[State[R]]:
+        return (self[i] for i in range(len(self)))
+
+    @property
+    def ok(self) -> list[State[R]]:
+        """The states of the items that did not fail."""
+        return [state for state in self if state._chain.run.error() is None]
+
+    @property
+    def failed(self) -> list[Failed]:
+        """The items that failed, with their errors."""
+        errors = [(i, state._chain.run.error()) for i, state in enumerate(self)]
+        return [Failed(i, self._items[i], error) for i, error in errors if error is not None]
+
+    @property
+    def usage(self) -> Usage:
+        """Of all the items, as far as they have got."""
+        total = Usage()
+        for state in self._states:
+            if state is not None:
+                total += state.usage
+        return total
+
+    def raise_first(self) -> None:
+        """Raise the first failure itself, if there is one; where Python can, with a note that says how many failed."""
+        failed = self.failed
+        if failed:
+            error = failed[0].error
+            if hasattr(error, "add_note"):  # Python 3.11
+                error.add_note(  # pyright: ignore[reportAttributeAccessIssue]
+                    f"item {failed[0].index} of a batch of {len(self)}; {len(failed)} failed; "
+                    'errors="return" gives the results of the others'
+                )
+            raise error
+
+    def __repr__(self) -> str:
+        return f"<Batch of {len(self)}: {len(self._order)} ended>"
+
+
+class _Ending:
+    """A callback that knows its item; a class, because a closure in the loop would see the last index."""
+
+    __slots__ = ("_batch", "_index")
+
+    def __init__(self, batch: Batch[Any], index: int) -> None:
+        self._batch = batch
+        self._index = index
+
+    def __call__(self) -> None:
+        self._batch.has_ended(self._index)
+
+
+class Completed(Generic[R]):
+    """The states of a batch in the order in which they end."""
+
+    def __init__(self, batch: Batch[R]) -> None:
+        self._batch = batch
+
+    def __iter__(self) -> Iterator[tuple[int, State[R]]]:
+        batch = self._batch
+        for position in range(len(batch)):
+            batch._wait(lambda position=position: position < len(batch._order))
+            yield batch._order[position], batch._state(batch._order[position])
+
+    async def __aiter__(self) -> AsyncIterator[tuple[int, State[R]]]:
+        batch = self._batch
+        for position in range(len(batch)):
+            await settle(When(lambda position=position: position < len(batch._order), (batch._changed,)))
+            yield batch._order[position], batch._state(batch._order[position])
+
+
+def in_order(batch: Batch[R], errors: Literal["raise", "return"]) -> Iterator[State[R]]:
+    """The states one by one; a failure is raised after all the others were given."""
+    try:
+        yield from batch
+    except GeneratorExit:
+        batch.cancel()
+        raise
+    if errors == "raise":
+        batch.raise_first()
+
+
+def _checked_limit(limit: int | Literal["auto"]) -> int:
+    if limit == "auto":
+        return AT_A_TIME
+    if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise ValueError(f'num_threads must be "auto" or a whole number of at least 1, got {limit!r}')
+    return limit

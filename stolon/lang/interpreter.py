@@ -1,0 +1,485 @@
+"""Runs and chains: how what a program appended is carried out, in order, on the hub."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any, Union
+
+from .backend import GenerateRequest
+from .errors import BackendTimeout, ProgramError
+from .generate import Asked, answer
+from .hub import get_hub
+from .ir import NOWHERE, Gen, Select
+from .options import Resolved, Settings, seeded
+from .prompt import EMPTY, Generated, Piece, Prompt, RoleClose, RoleOpen, Text
+from .types import Usage
+from .variables import Failure, Signal, Variable, settle
+
+
+@dataclass(slots=True, eq=False)
+class Generation:
+    """A `gen` or `select` to be carried out."""
+
+    node: Gen[Any] | Select[Any]
+    variable: Variable
+    resolved: Resolved
+    timeout_s: float | None = None  # of this one alone
+
+
+@dataclass(slots=True, eq=False)
+class Scope:
+    """The begin or the end of a `var_scope`; its variable becomes the text in between."""
+
+    variable: Variable
+    opens: bool
+
+
+@dataclass(slots=True, eq=False)
+class Branch:
+    """The place where `children` begin."""
+
+    children: tuple[Chain, ...]
+
+
+@dataclass(slots=True, eq=False)
+class Concatenate:
+    """Append what `children` said since they began."""
+
+    children: tuple[Chain, ...]
+
+
+# typing.Union: Python 3.10 cannot resolve `|` between forward references in an alias
+Instant = Union[Text, RoleOpen, RoleClose, Scope, Branch]  # noqa: UP007
+Op = Union[Instant, Generation, Concatenate]  # noqa: UP007
+
+
+@dataclass(slots=True, eq=False)
+class Event:
+    """Something that a chain did: the prompt after it (before it, for a variable that was only begun)."""
+
+    prompt: Prompt
+    variable: Variable | None = None
+    branches: tuple[Chain, ...] = ()
+
+
+_ids = itertools.count(1)
+current_run: ContextVar[Run | None] = ContextVar("stolon_run", default=None)
+
+
+class Run:
+    """One execution of a program: its settings, what is still busy, and what went wrong.
+
+    is_async: the body is a coroutine, so a blocking read inside it would stop its loop
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        parent: Run | None = None,
+        is_async: bool = False,
+        streaming: bool = False,
+        timeout_s: float | None = None,
+    ) -> None:
+        self.id = next(_ids)
+        self.settings = settings
+        self.is_async = is_async
+        self.streaming = streaming
+        # for everything that appending and executing share, of all chains of the run
+        self.lock = threading.RLock()
+        self.busy: set[Chain] = set()
+        self.failures: list[Failure] = []
+        self.body_over = False
+        self.body_error: BaseException | None = None
+        self.unhandled: Failure | None = None  # the first failure that the program was never told of
+        self.value: Any = None  # what the user's function returned
+        self.ended = Signal()
+        self.readers = 0  # streams that read along
+        self.nested_usage = Usage()
+        self.deadline: float | None = None
+        self._parent = parent
+        self._nested: set[Run] = set()
+        self._timer: asyncio.TimerHandle | None = None
+        self._at_end: list[Callable[[], None]] = []
+        self._over = False
+        self.root = Chain(self)
+        if parent is not None:
+            parent._nested.add(self)
+            self.deadline = parent.deadline
+        if timeout_s is not None:
+            self._set_deadline(timeout_s)
+
+    def _set_deadline(self, timeout_s: float) -> None:
+        own = time.monotonic() + timeout_s
+        if self.deadline is None or own < self.deadline:
+            self.deadline = own
+            get_hub().post(self._arm, timeout_s)
+
+    def _arm(self, timeout_s: float) -> None:
+        if not self._over:
+            self._timer = get_hub().loop.call_later(timeout_s, self._expire, timeout_s)
+
+    def _expire(self, timeout_s: float) -> None:
+        self.cancel(BackendTimeout(f"the run did not end within its timeout of {timeout_s:g} s"))
+
+    def ready(self) -> bool:
+        return self.body_over and not self.busy
+
+    def signals(self) -> Sequence[Signal]:
+        return (self.ended,)
+
+    def end_body(self, error: BaseException | None = None) -> None:
+        """The user's function returned, or raised `error`; what it left running after an error is cancelled."""
+        self.body_error = error
+        self.body_over = True
+        if error is not None:
+            self.cancel()
+        self.look()
+        # for readers that wait for a name to be declared
+        self.root.moved.fire()
+        self.ended.fire()
+
+    def look(self) -> None:
+        """Announce the end, once, if this is it."""
+        with self.lock:
+            if self._over or not self.ready():
+                return
+            self._over = True
+            calls, self._at_end = self._at_end, []
+        self.unhandled = next((failure for failure in self.failures if not failure.delivered), None)
+        if self._timer is not None:
+            get_hub().post(self._timer.cancel)
+        if self._parent is not None:
+            self._parent._nested.discard(self)
+            self._parent.nested_usage += self.usage()
+        self.root.moved.fire()
+        self.ended.fire()
+        for call in calls:
+            call()
+
+    def at_end(self, call: Callable[[], None]) -> None:
+        """Call `call` when the run is over, on whatever thread ends it; at once if it is."""
+        with self.lock:
+            if not self._over:
+                self._at_end.append(call)
+                return
+        call()
+
+    def cancel(self, cause: BaseException | None = None) -> None:
+        """Fail what is pending and abort it at the backend. Nothing happens after the end."""
+        if not self._over:
+            self.root.cancel(cause)
+            for nested in tuple(self._nested):
+                nested.cancel(cause)
+
+    def usage(self) -> Usage:
+        return self.root.total_usage() + self.nested_usage
+
+    def raise_failure(self) -> None:
+        """Raise the error of the user's function itself, or the first failure that the program was not told of."""
+        error = self.error()
+        if error is not None:
+            raise error
+
+    def error(self) -> BaseException | None:
+        if self.body_error is not None:
+            return self.body_error
+        return None if self.unhandled is None else self.unhandled.error()
+
+
+class Chain:
+    """What one state said, and what it still has to do. A passive object: only a generation makes it a task.
+
+    While it is idle, text and roles are applied where they are appended; while it is busy, everything waits its turn.
+    width: siblings whose next generation comes with the same prefix
+    """
+
+    __slots__ = (
+        "_busy", "_current", "_forks", "_pending", "_scopes", "_task", "base", "branch", "children", "events", "failure",
+        "idle", "joined", "moved", "path", "prompt", "run", "usage", "width",
+    )  # fmt: skip
+
+    def __init__(self, run: Run, *, path: tuple[int, ...] = (), branch: str = "", width: int = 1) -> None:
+        self.run = run
+        self.path = path
+        self.branch = branch
+        self.width = width
+        self.prompt: Prompt = EMPTY
+        self.base: Prompt = EMPTY  # where it began
+        self.events: list[Event] = []
+        self.moved = Signal()  # for readers of `events`
+        self.idle = Signal()
+        self.failure: Failure | None = None
+        self.joined = False
+        self.children: list[Chain] = []
+        self.usage = Usage()
+        self._busy = False
+        self._forks = 0
+        self._pending: deque[Op] = deque()
+        self._current: Generation | None = None
+        self._scopes: dict[Variable, Prompt] = {}
+        self._task: asyncio.Task[None] | None = None
+
+    # -- as something to wait for: idle
+
+    def ready(self) -> bool:
+        return not self._busy
+
+    def signals(self) -> Sequence[Signal]:
+        return (self.idle,)
+
+    # -- from the program's side, any thread
+
+    def append(self, op: Op) -> None:
+        """Do `op` after all that was appended before. Never blocks.
+
+        Raises GenerationError if an earlier operation has failed, ProgramError after the end.
+        """
+        with self.run.lock:
+            self._check_open()
+            if self._busy:
+                self._pending.append(op)
+                return
+            if not isinstance(op, (Generation, Concatenate)):
+                self._apply(op)
+                start = False
+            else:
+                self._pending.append(op)
+                self._hold()
+                start = True
+        if start:
+            get_hub().post(self._start)
+        else:
+            self.moved.fire()
+
+    def _check_open(self) -> None:
+        if self.failure is not None:
+            raise self.failure.error()
+        if self.joined:
+            raise ProgramError("this branch was joined and has ended; append to it before join(), or to its parent")
+        if self.run.ready():
+            raise ProgramError("the program of this state has ended; append inside the function that it runs")
+
+    def fork(self, size: int) -> tuple[Chain, ...]:
+        """`size` chains that begin here."""
+        self._forks += 1
+        number = self._forks
+        mark = "fork" if number == 1 else f"fork#{number}"
+        prefix = f"{self.branch}." if self.branch else ""
+        children = tuple(
+            Chain(self.run, path=(*self.path, number, i), branch=f"{prefix}{mark}[{i}]", width=size)
+            for i in range(size)
+        )
+        with self.run.lock:
+            self._check_open()
+            self.children.extend(children)
+            for child in children:
+                child._hold()
+            self.append(Branch(children))
+        return children
+
+    def cancel(self, cause: BaseException | None = None, *, told: bool = False) -> None:
+        """Fail everything pending here and in the branches, and abort what the backend is doing for it."""
+        current = self._current
+        label, origin = (current.node.label(), current.node.origin) if current else ("the state", NOWHERE)
+        failure = Failure(label, origin, self.branch, cause, cancelled=cause is None)
+        failure.delivered = told
+        self._cancel_tree(failure)
+
+    def _cancel_tree(self, failure: Failure) -> None:
+        self.fail(failure)
+        for child in self.children:
+            child._cancel_tree(failure)
+        if self._task is not None:
+            get_hub().post(self._task.cancel)
+
+    def total_usage(self) -> Usage:
+        """Of this chain and its branches."""
+        total = self.usage
+        for child in self.children:
+            total += child.total_usage()
+        return total
+
+    # -- carrying out; on the hub, except where the chain is idle
+
+    def _hold(self) -> None:
+        self._busy = True
+        self.run.busy.add(self)
+
+    def _apply(self, op: Instant) -> None:
+        match op:
+            case Text() | RoleOpen() | RoleClose():
+                self.prompt = self.prompt.append(op)
+                self.events.append(Event(self.prompt))
+            case Scope(variable, True):
+                self._scopes[variable] = self.prompt
+            case Scope(variable, False):
+                variable.resolve(_said_since(self.prompt, self._scopes.pop(variable)))
+            case Branch(children):
+                self.events.append(Event(self.prompt, None, children))
+                for child in children:
+                    child._begin(self.prompt)
+
+    def _begin(self, prompt: Prompt) -> None:
+        """A fork has been reached: the branch may go on from `prompt`."""
+        self.prompt = self.base = prompt
+        if self._pending:
+            get_hub().post(self._start)
+        else:
+            self._rest()
+
+    def _start(self) -> None:
+        if self.failure is not None:
+            self._rest()
+        else:
+            self._task = get_hub().loop.create_task(self._work())
+
+    async def _work(self) -> None:
+        try:
+            while (op := self._next()) is not None:
+                if isinstance(op, Generation):
+                    await self._generate(op)
+                elif isinstance(op, Concatenate):
+                    await self._concatenate(op.children)
+                else:
+                    with self.run.lock:
+                        self._apply(op)
+                    self.moved.fire()
+        except asyncio.CancelledError:
+            # whoever cancelled has failed the chain before; only the hub's end comes without that
+            self.fail(Failure("the state", NOWHERE, self.branch, None, cancelled=True))
+        except Exception as error:
+            self.fail(Failure("the state", NOWHERE, self.branch, error))
+        finally:
+            self._task = None
+            self._rest()
+
+    def _next(self) -> Op | None:
+        """The next operation; None, and idle from then on, if there is none."""
+        with self.run.lock:
+            if self._pending:
+                return self._pending.popleft()
+            self._busy = False
+            return None
+
+    def _rest(self) -> None:
+        """Nothing is left to do, unless something was appended a moment ago."""
+        with self.run.lock:
+            if self._pending:
+                return
+            self._busy = False
+            self.run.busy.discard(self)
+        self.idle.fire()
+        if self.run.body_over:
+            self.run.look()
+
+    async def _generate(self, op: Generation) -> None:
+        self._current = op
+        self.events.append(Event(self.prompt, op.variable))
+        self.moved.fire()
+        timer = self._arm(op)
+        try:
+            info = await answer(self._asked(op))
+        except asyncio.CancelledError:
+            raise
+        except Exception as error:
+            self.fail(Failure(op.node.label(), op.node.origin, self.branch, error))
+            return
+        finally:
+            if timer is not None:
+                timer.cancel()
+        self._current = None
+        self.width = 1  # what follows is each branch's own
+        self.prompt = self.prompt.append(Generated(info.text, info.tokens))
+        self.usage += info.usage
+        op.variable.resolve([one.text for one in info.alternatives] if info.alternatives else info.text, info)
+
+    def _asked(self, op: Generation) -> Asked:
+        return Asked(
+            backend=self.run.settings.backend,
+            node=op.node,
+            resolved=op.resolved,
+            request=GenerateRequest(
+                prompt=self.prompt,
+                params=seeded(op.resolved.params, self.path),
+                program=self.run.id,
+                width=self.width,
+                timeout_s=self._seconds_left(op),
+            ),
+            variable=op.variable,
+        )
+
+    def _seconds_left(self, op: Generation) -> float | None:
+        left = None if self.run.deadline is None else max(self.run.deadline - time.monotonic(), 0.001)
+        if op.timeout_s is None or left is None:
+            return op.timeout_s or left
+        return min(op.timeout_s, left)
+
+    def _arm(self, op: Generation) -> asyncio.TimerHandle | None:
+        if op.timeout_s is None:
+            return None
+        return get_hub().loop.call_later(op.timeout_s, self._expire, op, op.timeout_s)
+
+    def _expire(self, op: Generation, timeout_s: float) -> None:
+        cause = BackendTimeout(f"no whole answer within its timeout of {timeout_s:g} s")
+        self.fail(Failure(op.node.label(), op.node.origin, self.branch, cause))
+        if self._task is not None:
+            self._task.cancel()
+
+    async def _concatenate(self, children: tuple[Chain, ...]) -> None:
+        for child in children:
+            await settle(child)
+            if child.failure is not None:
+                self.fail(child.failure)
+                return
+        for child in children:
+            for piece in _pieces_since(child.prompt, child.base):
+                if isinstance(piece, (Text, Generated)):
+                    self.prompt = self.prompt.append(piece)
+                    self.events.append(Event(self.prompt))
+        self.moved.fire()
+
+    def fail(self, failure: Failure) -> None:
+        """Give `failure` to everything pending, and to whatever is appended later."""
+        with self.run.lock:
+            if self.failure is not None:
+                return
+            self.failure = failure
+            self.run.failures.append(failure)
+            ops: list[Op] = [*([self._current] if self._current else []), *self._pending]
+            self._pending.clear()
+            open_scopes = tuple(self._scopes)
+        for variable in open_scopes:
+            variable.fail(failure)
+        for op in ops:
+            match op:
+                case Generation() | Scope():
+                    op.variable.fail(failure)
+                case Branch(children):
+                    for child in children:
+                        child.fail(failure)
+                        child._rest()
+                case _:
+                    pass
+        self.moved.fire()
+
+
+def _pieces_since(prompt: Prompt, start: Prompt) -> list[Piece]:
+    pieces: list[Piece] = []
+    here: Prompt | None = prompt
+    while here is not None and here is not start and here.piece is not None:
+        pieces.append(here.piece)
+        here = here.parent
+    pieces.reverse()
+    return pieces
+
+
+def _said_since(prompt: Prompt, start: Prompt) -> str:
+    return "".join(piece.value for piece in _pieces_since(prompt, start) if isinstance(piece, (Text, Generated)))

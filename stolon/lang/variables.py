@@ -1,0 +1,253 @@
+"""Values that are not there yet: a variable is a future with a value or an error, and a log that many may read."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from .errors import Cancelled, GenerationError
+from .hub import poster
+from .info import Info, merged
+from .ir import NOWHERE, Origin, where
+from .pool import waiting
+from .types import Delta
+
+_lock = threading.Lock()  # for the lists of waiters, all of them: held for nanoseconds, uncontended nearly always
+
+
+class Signal:
+    """Wakes whoever asked to hear of the next change. Each subscription is for one change, and may be woken twice."""
+
+    __slots__ = ("_waiters",)
+
+    def __init__(self) -> None:
+        self._waiters: list[Callable[[], None]] = []
+
+    def subscribe(self, wake: Callable[[], None]) -> None:
+        with _lock:
+            self._waiters.append(wake)
+
+    def fire(self) -> None:
+        # unlocked: who subscribes after this look checks again what it waits for
+        if self._waiters:
+            with _lock:
+                waiters, self._waiters = self._waiters, []
+            for wake in waiters:
+                wake()
+
+
+class Waitable(Protocol):
+    """Something that a reader can wait for: `ready` may be asked at any time, `signals` tell when to ask again."""
+
+    def ready(self) -> bool: ...
+
+    def signals(self) -> Sequence[Signal]: ...
+
+
+class _Gate:
+    """One blocked thread."""
+
+    __slots__ = ("_lock",)
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._lock.acquire()
+
+    def open(self) -> None:
+        try:
+            self._lock.release()
+        except RuntimeError:
+            pass  # open already: woken twice
+
+    def wait(self, timeout_s: float | None) -> bool:
+        return self._lock.acquire(timeout=-1 if timeout_s is None else timeout_s)
+
+
+def block(waitable: Waitable, *, lent: bool = False, timeout_s: float | None = None) -> bool:
+    """Wait in this thread until `waitable` is ready; False if `timeout_s` passed at one of its changes before."""
+    while not waitable.ready():
+        gate = _Gate()
+        for signal in waitable.signals():
+            signal.subscribe(gate.open)
+        if waitable.ready():
+            break
+        with waiting(lent=lent):
+            if not gate.wait(timeout_s):
+                return waitable.ready()
+    return True
+
+
+async def settle(waitable: Waitable) -> None:
+    """Wait in the running loop until `waitable` is ready."""
+    while not waitable.ready():
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[None] = loop.create_future()
+        post = poster(loop)
+        wake = _waker(future, post)
+        for signal in waitable.signals():
+            signal.subscribe(wake)
+        if waitable.ready():
+            break
+        await future
+
+
+def _waker(future: asyncio.Future[None], post: Callable[..., None]) -> Callable[[], None]:
+    return lambda: post(_finish, future)
+
+
+def _finish(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
+
+
+class Failure:
+    """Why a generation has no value. Every read gets an error of its own, so that tracebacks do not pile up.
+
+    label, origin: the generation that failed; branch: the fork it was in, empty for the main line
+    """
+
+    __slots__ = ("branch", "cancelled", "cause", "delivered", "label", "origin", "reason")
+
+    def __init__(
+        self, label: str, origin: Origin, branch: str, cause: BaseException | None, *, cancelled: bool = False
+    ) -> None:
+        self.label = label
+        self.origin = origin
+        self.branch = branch
+        self.cause = cause
+        self.cancelled = cancelled
+        self.delivered = False  # whether the program has been told
+
+    def error(self, reader: Variable | None = None) -> GenerationError:
+        """The error for a read of `reader`, or of the whole state."""
+        self.delivered = True
+        message = f"{self.label}{where(self.origin)}{f' in {self.branch}' if self.branch else ''}: {self._reason()}"
+        if reader is not None and reader.label != self.label:
+            message = f"{reader.label}{where(reader.origin)} has no value, because of {message}"
+        error = (Cancelled if self.cancelled else GenerationError)(message)
+        error.__cause__ = self.cause
+        return error
+
+    def _reason(self) -> str:
+        if self.cause is None:
+            return "cancelled"
+        return f"{type(self.cause).__name__}: {self.cause}"
+
+
+class Variable:
+    """What one appended `gen` or `select` (or assignment, scope, join) becomes.
+
+    log: the increments so far, in order; any number of cursors read it. Once the value is there and nobody reads
+    along, it shrinks to one increment that holds everything.
+    """
+
+    __slots__ = (
+        "changed", "done", "failure", "info", "label", "log", "name", "open_scope", "origin", "readers",
+        "text_in_logprobs", "value",
+    )  # fmt: skip
+
+    def __init__(self, name: str | None, label: str, origin: Origin = NOWHERE) -> None:
+        self.name = name
+        self.label = label
+        self.origin = origin
+        self.log: list[Delta] = []
+        self.value: object = None
+        self.info: Info | None = None
+        self.failure: Failure | None = None
+        self.done = False
+        self.open_scope = False
+        self.readers = 0
+        self.text_in_logprobs = False
+        self.changed = Signal()
+
+    def ready(self) -> bool:
+        return self.done
+
+    def signals(self) -> Sequence[Signal]:
+        return (self.changed,)
+
+    def feed(self, delta: Delta) -> None:
+        self.log.append(delta)
+        self.changed.fire()
+
+    def resolve(self, value: object, info: Info | None = None) -> None:
+        """Give it its value; a second outcome of any kind is ignored, for a cancellation may race with the end."""
+        with _lock:
+            if self.done:
+                return
+            self.value, self.info, self.done = value, info, True
+            if not self.log and isinstance(value, str):
+                self.log = [Delta(value)]  # was never streamed: a scope, an assignment
+            elif len(self.log) > 1 and not self.readers:
+                self.log = [merged(self.log)]
+        self.changed.fire()
+
+    def add_reader(self, count: int) -> None:
+        with _lock:
+            self.readers += count
+
+    def fail(self, failure: Failure) -> None:
+        with _lock:
+            if self.done:
+                return
+            self.failure, self.done = failure, True
+        self.changed.fire()
+
+    def result(self) -> object:
+        """The value of a variable that is done. Raises GenerationError."""
+        if self.failure is not None:
+            raise self.failure.error(self)
+        return self.value
+
+    def when_done(self, call: Callable[[], None]) -> None:
+        """Call `call` once it is done, on whatever thread makes it so."""
+
+        def look() -> None:
+            if self.done:
+                call()
+            else:
+                self.changed.subscribe(look)
+                if self.done:
+                    self.changed.fire()
+
+        look()
+
+
+def assigned(name: str, value: object) -> Variable:
+    """A variable that the program set itself."""
+    variable = Variable(name, f"s[{name!r}]")
+    variable.resolve(value)
+    return variable
+
+
+def gathered(name: str | None, parts: Sequence[Variable]) -> Variable:
+    """A list of what `parts` become, in their order; the first failure among them is its failure."""
+    whole = Variable(name, f"join of {name!r}")
+    left = [len(parts)]
+
+    def one_done() -> None:
+        with _lock:
+            left[0] -= 1
+            last = left[0] == 0
+        if last:
+            failed = next((part.failure for part in parts if part.failure is not None), None)
+            if failed is not None:
+                whole.fail(failed)
+            else:
+                whole.resolve([part.value for part in parts])
+
+    for part in parts:
+        part.when_done(one_done)
+    return whole
+
+
+def _forget() -> None:
+    global _lock
+    _lock = threading.Lock()  # a thread that the child of a fork does not have may have held it
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget)
