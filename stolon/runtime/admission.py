@@ -26,22 +26,22 @@ class Admission:
         self._roster = roster
         self._planner = planner
         self._holdings = roster.holdings
-        self._stuck: tuple[int, ...] = ()
+        self._stuck: tuple[int, ...] = ()  # the state in which nobody could be admitted, and the memory there was
+        self._stuck_at = 0
 
     def plan_waiting(self, plan: Plan, budget: int) -> None:
-        state = self._state()
-        if state == self._stuck:
+        state, available = self._state(), self._holdings.available
+        if state == self._stuck and available <= self._stuck_at:
             return
         admitted, spared = self._one_pass(plan, budget)
         if admitted:
             self._roster.waiting.count_overtakes(admitted, spared)
-        self._stuck = () if admitted else state
+        self._stuck, self._stuck_at = (() if admitted else state), available
 
     def _state(self) -> tuple[int, ...]:
-        """While this stays the same, those that could not be admitted still cannot."""
-        holdings, roster = self._holdings, self._roster
-        tree, submitted = holdings.tree, roster.counters.submitted
-        return tree.epoch, tree.evictable, holdings.pool.free, len(roster.running), len(roster.waiting), submitted
+        """While this stays the same and memory does not grow, those that could not be admitted still cannot."""
+        roster = self._roster
+        return self._holdings.tree.grown, len(roster.running), len(roster.waiting), roster.counters.submitted
 
     def _one_pass(self, plan: Plan, budget: int) -> tuple[list[int], set[Sequence]]:
         """Returns the arrivals of those admitted, and who waits for a prefix in the making."""

@@ -103,6 +103,11 @@ class RadixTree:
         self._tick = 0
         self._heap: list[tuple[int, int, RadixNode]] = []
 
+    @property
+    def grown(self) -> int:
+        """Changes whenever a match could have become longer."""
+        return self._serial
+
     # -- finding
 
     def match(

@@ -173,6 +173,10 @@ class World:
             return False
         return self._reserve(tokens)
 
+    def refuse_memory(self, times: int) -> None:
+        """The next so many times that memory is asked for there is none."""
+        self._refusals = times
+
     def trouble(self) -> None:
         """One random fault."""
         rng, roster, holdings = self.rng, self.scheduler.roster, self.scheduler.holdings
@@ -184,7 +188,7 @@ class World:
                 if victims:
                     roster.preempt(rng.choice(victims))
             case 3:
-                self._refusals = rng.randrange(1, 4)
+                self.refuse_memory(rng.randrange(1, 4))
             case 4:
                 self.model.faults.step = True
             case 5:
