@@ -101,9 +101,8 @@ def conversations(special: tuple[str, ...] = ()) -> st.SearchStrategy[list[dict[
         "|>",
         "2 * 3",
     ]
-    content = st.lists(
-        st.sampled_from([*bits, *special, *(s[1:] for s in special), *(s[:-1] for s in special)]), max_size=6
-    )
+    fragments = [part for token in special for part in (token, token[1:], token[:-1])]
+    content = st.lists(st.sampled_from([*bits, *fragments]), max_size=6)
     texts = st.lists(content.map("".join), min_size=1, max_size=5).filter(lambda texts: len(texts) % 2 == 1)
     return texts.map(lambda texts: [{"role": ("user", "assistant")[i % 2], "content": t} for i, t in enumerate(texts)])
 
@@ -160,9 +159,8 @@ def test_contents_that_make_a_control_token_only_together_make_none(tmp_path: Pa
 def test_tools_are_rendered_and_cannot_inject_either(styles: Loaded) -> None:
     ours, tokenizer, theirs = styles["thinking"]
     messages = [{"role": "user", "content": "add"}]
-    tools: list[dict[str, Any]] = [
-        {"type": "function", "function": {"name": "add", "description": "é <b>", "n": [1, None]}}
-    ]
+    function: dict[str, Any] = {"name": "add", "description": "é <b>", "n": [1, None]}
+    tools: list[Any] = [{"type": "function", "function": function}]
     assert ours.render(messages, tools=tools) == theirs.apply_chat_template(
         messages, tools=tools, tokenize=False, add_generation_prompt=True
     )
@@ -191,14 +189,12 @@ def test_generated_runs_keep_their_tokens(styles: Loaded) -> None:
         ours, tokenizer, _ = styles[name]
         prompt = [Turn("user", ("hi",)), Turn("assistant", ("So ",))]
         before = ours.encode_parts(prompt, continue_final=True)
-        spelled = [
-            next(i for i in range(tokenizer.vocab_size) if tokenizer.token_bytes(i) == c.encode()) for c in "sea"
-        ]
+        id_of = {tokenizer.token_bytes(id): id for id in range(tokenizer.vocab_size)}
+        spelled = [id_of[letter.encode()] for letter in "sea"]
         end = next(iter(tokenizer.eos_ids))
         run = TokenRun("sea", (*spelled, end))
-        after = ours.encode_parts(
-            [*prompt[:1], Turn("assistant", ("So ", run)), Turn("user", ("ok",))], continue_final=False
-        )
+        answered = [*prompt[:1], Turn("assistant", ("So ", run))]
+        after = ours.encode_parts([*answered, Turn("user", ("ok",))], continue_final=False)
         assert after[: len(before) + 3] == [*before, *spelled], name
         assert after[len(before) + 3] == end
         assert end not in after[len(before) + 4 : len(before) + 5]
