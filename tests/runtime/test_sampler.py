@@ -1,0 +1,208 @@
+"""The sampler against plain references and `transformers`' processors."""
+
+from __future__ import annotations
+
+import math
+from array import array
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from transformers.generation.logits_process import (
+    MinPLogitsWarper,
+    RepetitionPenaltyLogitsProcessor,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
+
+from stolon.lang.errors import EngineError, InvalidRequest
+from stolon.lang.types import SamplingParams
+from stolon.runtime import sampler
+from stolon.runtime.sampler import filter_floors, sample
+from stolon.runtime.sequence import Sequence
+
+EOS = frozenset({2})
+
+
+def make_sequence(prompt: list[int], output: list[int] | None = None, *, seed: int = 0, **params: Any) -> Sequence:
+    return Sequence(
+        id=0,
+        tokens=array("i", prompt + (output or [])),
+        num_prompt=len(prompt),
+        params=SamplingParams(**params),
+        seed=seed,
+    )
+
+
+def random_logits(rows: int, vocab: int = 200, seed: int = 0, spread: float = 3.0) -> Tensor:
+    return torch.randn(rows, vocab, generator=torch.Generator().manual_seed(seed)) * spread
+
+
+def edited(logits: Tensor, sequence: Sequence) -> Tensor:
+    """One row after penalties, bias and the minimum length."""
+    row = logits.clone()
+    sampler._edit(row, sequence, EOS)
+    return row
+
+
+def test_temperature_zero_takes_the_largest_and_of_equals_the_lowest_id() -> None:
+    logits = random_logits(3)
+    logits[1, [7, 30]] = 99.0
+    results = sample(logits.clone(), [make_sequence([5], temperature=0.0) for _ in range(3)], EOS)
+    assert [r.token for r in results] == [int(logits[0].argmax()), 7, int(logits[2].argmax())]
+
+
+@pytest.mark.parametrize("penalty", [0.5, 1.3, 2.0])
+def test_the_repetition_penalty_is_that_of_transformers(penalty: float) -> None:
+    (logits,) = random_logits(1)
+    sequence = make_sequence([3, 4, 4, 9], [11, 11, 3], repetition_penalty=penalty)
+    expected = RepetitionPenaltyLogitsProcessor(penalty)(torch.tensor([list(sequence.tokens)]), logits[None].clone())[0]
+    assert torch.equal(edited(logits, sequence), expected)
+
+
+def test_frequency_and_presence_penalties_count_the_output_only() -> None:
+    (logits,) = random_logits(1)
+    sequence = make_sequence([3, 4, 4, 9], [11, 11, 3], frequency_penalty=0.5, presence_penalty=0.25)
+    expected = logits.clone()
+    expected[11] -= 0.5 * 2 + 0.25
+    expected[3] -= 0.5 + 0.25
+    torch.testing.assert_close(edited(logits, sequence), expected)
+    assert torch.equal(edited(logits, make_sequence([3, 4], frequency_penalty=2.0)), logits)
+
+
+def test_bias_is_added_and_every_edit_composes_in_the_documented_order() -> None:
+    (logits,) = random_logits(1)
+    sequence = make_sequence(
+        [7], [7, 8], repetition_penalty=1.5, presence_penalty=0.5, logit_bias=((7, 2.0), (9, -100.0), (7, 1.0))
+    )
+    expected = logits.clone()
+    for token in (7, 8):
+        expected[token] = expected[token] * 1.5 if expected[token] < 0 else expected[token] / 1.5
+        expected[token] -= 0.5
+    expected[7] += 3.0
+    expected[9] -= 100.0
+    torch.testing.assert_close(edited(logits, sequence), expected)
+
+
+def test_min_tokens_hides_what_would_end_the_answer_until_it_is_long_enough() -> None:
+    (logits,) = random_logits(1)
+    asked = {"min_tokens": 2, "stop_token_ids": (5, 6)}
+    short, long = make_sequence([1], [3], **asked), make_sequence([1], [3, 4], **asked)
+    assert edited(logits, short).isneginf().nonzero().flatten().tolist() == [2, 5, 6]
+    assert torch.equal(edited(logits, long), logits)
+    deaf = make_sequence([1], [3], ignore_eos=True, **asked)
+    assert edited(logits, deaf).isneginf().nonzero().flatten().tolist() == [5, 6]
+
+
+def kept(logits: Tensor, **params: Any) -> Tensor:
+    asked = SamplingParams(**params)
+    scaled = logits / asked.temperature
+    return scaled >= filter_floors(scaled, [asked] * len(scaled)).unsqueeze(1)
+
+
+@pytest.mark.parametrize("top_k", [1, 2, 50, 199, 200, 5000])
+def test_top_k_keeps_what_transformers_keeps(top_k: int) -> None:
+    logits = random_logits(20)
+    logits[:, 1::2] = logits[:, ::2]  # ties stay together in both
+    expected = TopKLogitsWarper(top_k)(torch.zeros(0), logits.clone()).isfinite()
+    assert torch.equal(kept(logits, top_k=top_k), expected)
+
+
+@pytest.mark.parametrize("nucleus", [4, 1024])
+@pytest.mark.parametrize("top_p", [0.01, 0.3, 0.9, 0.999])
+@pytest.mark.parametrize("spread", [0.1, 3.0])
+def test_top_p_keeps_what_transformers_keeps(
+    top_p: float, spread: float, nucleus: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sampler, "NUCLEUS", nucleus)
+    logits = random_logits(20, spread=spread)
+    expected = TopPLogitsWarper(top_p)(torch.zeros(0), logits.clone()).isfinite()
+    assert torch.equal(kept(logits, top_p=top_p), expected)
+
+
+@pytest.mark.parametrize("min_p", [0.001, 0.1, 1.0])
+def test_min_p_keeps_what_transformers_keeps(min_p: float) -> None:
+    logits = random_logits(20)
+    expected = MinPLogitsWarper(min_p)(torch.zeros(0), logits.clone()).isfinite()
+    assert torch.equal(kept(logits, min_p=min_p), expected)
+
+
+def test_filters_apply_one_after_the_other_after_the_temperature() -> None:
+    logits = random_logits(50, spread=2.0)
+    expected = logits / 0.7
+    for warper in (TopKLogitsWarper(20), TopPLogitsWarper(0.8), MinPLogitsWarper(0.2)):
+        expected = warper(torch.zeros(0), expected)
+    got = kept(logits, temperature=0.7, top_k=20, top_p=0.8, min_p=0.2)
+    assert torch.equal(got, expected.isfinite())
+
+
+def test_tokens_as_likely_as_the_last_one_kept_stay_too() -> None:
+    logits = torch.tensor([[1.0, 0.0, 0.0, 0.0, -1.0]])
+    assert kept(logits, top_k=2)[0].tolist() == [True, True, True, True, False]
+    assert kept(logits, top_p=0.5)[0].tolist() == [True, True, True, True, False]
+
+
+def test_a_row_draws_the_same_alone_and_in_any_company() -> None:
+    logits = random_logits(40, vocab=3000)
+    rows = [
+        make_sequence([1] * (i + 1), seed=i * 7, temperature=0.5 + i / 20, top_p=0.9 if i % 2 else 1.0, top_k=i % 5 * 9)
+        for i in range(40)
+    ]
+    together = [r.token for r in sample(logits.clone(), rows, EOS)]
+    alone = [sample(logits[i : i + 1].clone(), [rows[i]], EOS)[0].token for i in range(40)]
+    assert together == alone
+    assert len(set(together)) > 20
+
+
+def test_the_next_position_and_another_seed_draw_anew() -> None:
+    logits = torch.zeros(1, 1000)
+    drawn = {
+        sample(logits.clone(), [make_sequence([1] * length, seed=seed)], EOS)[0].token
+        for length in range(1, 30)
+        for seed in range(3)
+    }
+    assert len(drawn) > 70
+
+
+def test_a_row_that_is_not_numbers_fails_alone() -> None:
+    logits = random_logits(4)
+    logits[1, 5] = math.nan
+    logits[2, 5] = math.inf
+    results = sample(logits.clone(), [make_sequence([1], temperature=i % 2, logprobs=1) for i in range(4)], EOS)
+    for i in (1, 2):
+        error = results[i].error
+        assert isinstance(error, EngineError)
+        assert error.code == "nan_logits"
+        assert results[i].token is None
+    healthy = sample(logits[[0, 3]].clone(), [make_sequence([1], temperature=i) for i in (0, 1)], EOS)
+    assert [results[0].token, results[3].token] == [r.token for r in healthy]
+    assert results[0].error is None
+    assert results[0].logprob is not None
+
+
+@pytest.mark.parametrize("params", [{"logit_bias": ((200, 1.0),)}, {"logprob_token_ids": (-1,)}])
+def test_a_token_outside_the_vocabulary_fails_its_row_alone(params: dict[str, Any]) -> None:
+    bad, good = sample(random_logits(2), [make_sequence([1], **params), make_sequence([1])], EOS)
+    assert isinstance(bad.error, InvalidRequest)
+    assert "[0, 200)" in str(bad.error)
+    assert good.token is not None
+
+
+def test_logprobs_are_of_the_models_own_logits() -> None:
+    logits = random_logits(2)
+    expected = logits.double().log_softmax(-1)
+    edits = {"temperature": 0.3, "top_k": 3, "logit_bias": ((17, 50.0),), "repetition_penalty": 1.7}
+    asked = make_sequence([1, 2], logprobs=4, logprob_token_ids=(9, 0), **edits)
+    first, second = sample(logits.clone(), [asked, make_sequence([1], temperature=0.0, logprobs=0)], EOS)
+    assert first.token == 17
+    assert first.logprob is not None
+    assert first.logprob.token == 17
+    assert first.logprob.logprob == pytest.approx(expected[0, 17].item(), abs=1e-5)
+    best = expected[0].topk(4)
+    assert [token for token, _ in first.logprob.top] == best.indices.tolist()
+    assert [value for _, value in first.logprob.top] == pytest.approx(best.values.tolist(), abs=1e-5)
+    assert dict(first.logprob.extra) == pytest.approx({9: expected[0, 9].item(), 0: expected[0, 0].item()}, abs=1e-5)
+    assert second.logprob is not None
+    assert second.logprob.top == ()
+    assert second.logprob.logprob == pytest.approx(expected[1].max().item(), abs=1e-5)
