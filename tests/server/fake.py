@@ -19,6 +19,8 @@ VOCAB = 259
 
 
 class ByteTokenizer:
+    special_ids = frozenset({BOS, TURN, END})
+
     def __init__(self, *, bos: bool) -> None:
         self.bos_token_id = BOS if bos else None
 

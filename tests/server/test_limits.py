@@ -6,7 +6,7 @@ import dataclasses
 import math
 import typing
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -160,4 +160,4 @@ def test_every_number_of_the_settings_has_a_bound(config: type) -> None:
 def test_every_default_is_within_its_bound(config: type) -> None:
     for field in dataclasses.fields(config):
         if field.name in limits.FLAGS:
-            assert limits.FLAGS[field.name].holds(field.default), field.name
+            assert limits.FLAGS[field.name].holds(cast(float, field.default)), field.name

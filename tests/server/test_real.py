@@ -13,6 +13,7 @@ import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -86,7 +87,7 @@ def test_there_is_one_listening_socket_on_loopback(process: Process) -> None:
 
 
 def test_stream_and_whole_answer_are_equal_and_repeatable(client: OpenAI) -> None:
-    asked = {
+    asked: dict[str, Any] = {
         "model": "tiny",
         "messages": [{"role": "user", "content": "Grüße aus Köln 😀"}],
         "max_tokens": 24,
@@ -112,14 +113,19 @@ def test_stream_and_whole_answer_are_equal_and_repeatable(client: OpenAI) -> Non
 
 
 def test_a_second_identical_prompt_is_found_in_the_cache(client: OpenAI) -> None:
-    asked = {"model": "tiny", "prompt": "The capital of the United States is " * 4, "max_tokens": 4, "temperature": 0}
+    asked: dict[str, Any] = {
+        "model": "tiny",
+        "prompt": "The capital of the United States is " * 4,
+        "max_tokens": 4,
+        "temperature": 0,
+    }
     first = client.completions.create(**asked)
     second = client.completions.create(**asked)
     assert second.choices[0].text == first.choices[0].text
     assert second.usage.prompt_tokens_details.cached_tokens == second.usage.prompt_tokens - 1
 
 
-def post(process: Process, path: str, body: object) -> object:
+def post(process: Process, path: str, body: object) -> Any:
     request = urllib.request.Request(
         process.url + path, json.dumps(body).encode(), {"Content-Type": "application/json"}, method="POST"
     )
@@ -131,8 +137,11 @@ def test_echoed_log_probabilities_are_those_that_score_gives(client: OpenAI, pro
     prompt, option = "One two three", " four five"
     echoed = client.completions.create(model="tiny", prompt=prompt + option, max_tokens=0, echo=True, logprobs=0)
     scores = post(process, "/score", {"text": prompt, "options": [option, " six"]})["scores"]
+    logprobs = echoed.choices[0].logprobs
+    assert logprobs is not None
+    assert logprobs.token_logprobs is not None
     count = len(scores[0]["tokens"])
-    assert scores[0]["logprobs"] == pytest.approx(echoed.choices[0].logprobs.token_logprobs[-count:], abs=1e-4)
+    assert scores[0]["logprobs"] == pytest.approx(logprobs.token_logprobs[-count:], abs=1e-4)
 
 
 def test_the_native_route_gives_the_tokens_of_the_answer(process: Process) -> None:

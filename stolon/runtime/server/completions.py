@@ -152,7 +152,7 @@ def _choice(form: _Form, place: int, index: int, question: Question, done: Answe
     if form.logprobs is not None:
         entries: list[TokenLogprob | None] = [*(done.prompt_logprobs or ()), *done.logprobs]
         offset = 0 if not form.echo or done.prompt_logprobs else len(form.prompts[place])
-        logprobs = wire.completion_logprobs(entries, question.prompt[0], form.logprobs, offset, form.tokenizer)
+        logprobs, _ = wire.completion_logprobs(entries, question.prompt[0], form.logprobs, offset, form.tokenizer)
     return {
         "index": place * form.answers + index,
         "text": form.prompts[place] + done.text if form.echo else done.text,
@@ -188,14 +188,13 @@ class _Events:
             return f'{self._head}{index},"text":{wire.encode(text)}{self._tail}'.encode() if text else b""
         logprobs = None
         if self._form.logprobs is not None:
-            logprobs = wire.completion_logprobs(
+            logprobs, self._offsets[index] = wire.completion_logprobs(
                 entries,
                 self._questions[place].prompt[0],
                 self._form.logprobs,
                 self._offsets[index],
                 self._form.tokenizer,
             )
-        self._offsets[index] += len(text)
         choice: JsonObject = {"index": index, "text": text, "logprobs": logprobs, "finish_reason": delta.finish}
         if delta.finish is not None:
             choice["matched_stop"] = delta.matched

@@ -53,26 +53,28 @@ def _chat_token(token: int, logprob: float, tokenizer: Tokenizer) -> JsonObject:
 
 
 def completion_logprobs(
-    entries: Sequence[TokenLogprob | None], first: int | None, wanted: int, offset: int, tokenizer: Tokenizer
-) -> JsonObject:
-    """The older form: parallel lists.
+    entries: Sequence[TokenLogprob | None], first: int, wanted: int, offset: int, tokenizer: Tokenizer
+) -> tuple[JsonObject, int]:
+    """The older form: parallel lists. Also returns where the next entry's text starts.
 
     entries: None only for the first token of an echoed prompt, whose id is `first`
-    offset: characters of the text before the first entry
+    offset: characters of the text before the first entry; control tokens are no part of the text
     """
     texts: list[str] = []
     offsets: list[int] = []
     for entry in entries:
-        text = tokenizer.token_text(first or 0) if entry is None else entry.text or tokenizer.token_text(entry.token)
+        token = first if entry is None else entry.token
+        text = tokenizer.token_text(token)
         texts.append(text)
         offsets.append(offset)
-        offset += len(text)
-    return {
+        offset += 0 if token in tokenizer.special_ids else len(text)
+    found: JsonObject = {
         "tokens": texts,
         "token_logprobs": [None if entry is None else finite(entry.logprob) for entry in entries],
         "top_logprobs": [None if entry is None else _top(entry, wanted, tokenizer) for entry in entries],
         "text_offset": offsets,
     }
+    return found, offset
 
 
 def _top(entry: TokenLogprob, wanted: int, tokenizer: Tokenizer) -> dict[str, float]:
@@ -80,5 +82,5 @@ def _top(entry: TokenLogprob, wanted: int, tokenizer: Tokenizer) -> dict[str, fl
     found: dict[str, float] = {}
     for token, value in entry.top[:wanted]:
         found.setdefault(tokenizer.token_text(token), finite(value))
-    found.setdefault(entry.text or tokenizer.token_text(entry.token), finite(entry.logprob))
+    found.setdefault(tokenizer.token_text(entry.token), finite(entry.logprob))
     return found
