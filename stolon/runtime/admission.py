@@ -61,7 +61,7 @@ class Admission:
                 break
             if self._is_led(candidate, leaders):
                 spared.add(sequence)
-            elif self._make_room(candidate):
+            elif self._has_room(candidate):
                 before = candidate.node, candidate.length
                 budget -= self._admit(plan, candidate, budget)
                 admitted.append(sequence.arrival)
@@ -108,26 +108,37 @@ class Admission:
 
     # -- room
 
-    def _make_room(self, candidate: Candidate) -> bool:
-        """Whether there is room for it, after preempting what has a lower priority if it must be."""
+    def make_way(self) -> None:
+        """Before a step is planned: preempt lower priorities for the best of those that wait with a higher one."""
         roster = self._roster
-        while not self._has_room(candidate):
+        if not roster.running or roster.waiting.highest_priority <= min(s.priority for s in roster.running):
+            return
+        candidate = roster.waiting.best()
+        while candidate is not None and not self._has_room(candidate):
             victim = roster.youngest()
             if victim is None or victim.priority >= candidate.sequence.priority or roster.waiting.is_aged(victim):
-                return False
+                return
             roster.preempt(victim)
             roster.waiting.look_up(candidate)
-        return True
 
     def _has_room(self, candidate: Candidate) -> bool:
-        running, holdings = self._roster.running, self._holdings
+        running, holdings, sequence = self._roster.running, self._holdings, candidate.sequence
         if not running:
             return True  # `submit` saw to it that it fits alone
         if len(running) >= self._config.max_running_requests:
             return False
         assert candidate.node is not None
-        need = holdings.round_up(len(candidate.sequence.tokens) - candidate.length)
+        need = holdings.round_up(len(sequence.tokens) - candidate.length)
         promised = sum(max(len(s.tokens) - s.allocated, 0) for s in running)
         spare = max(len(running) * self._config.page_size, holdings.pool.num_slots // 100)
+        if sequence.preemptions:
+            # It comes back when there is memory for so many steps of everybody, twice as many each time.
+            steps = 16 << min(sequence.preemptions, 16)
+            spare += sum(min(to_come(s), steps) for s in (*running, sequence))
         room = holdings.available - holdings.tree.unlocked(candidate.node, candidate.length)
         return need + promised + spare <= room
+
+
+def to_come(sequence: Sequence) -> int:
+    """Most tokens that are still to be drawn for it."""
+    return sequence.params.max_tokens - len(sequence.tokens) + sequence.num_prompt

@@ -122,6 +122,7 @@ class Scheduler:
         self.holdings.expire_pins()
         self.roster.expire()
         self.roster.sweep()
+        self._admission.make_way()
         plan = Plan([], step=self.counters.steps + 1)
         budget = self._planner.plan_running(plan, self.config.token_budget)
         if budget > 0 and len(self.roster.waiting):

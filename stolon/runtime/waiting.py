@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import bisect
 import heapq
+import math
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -38,6 +40,7 @@ class WaitingQueue:
         self._holdings = holdings
         self._most_overtakes = most_overtakes
         self._candidates: dict[Sequence, Candidate] = {}
+        self._priorities: Counter[int] = Counter()
 
     def __len__(self) -> int:
         return len(self._candidates)
@@ -50,9 +53,27 @@ class WaitingQueue:
 
     def add(self, sequence: Sequence) -> None:
         self._candidates[sequence] = Candidate(sequence)
+        self._priorities[sequence.priority] += 1
 
     def remove(self, sequence: Sequence) -> None:
         del self._candidates[sequence]
+        self._priorities[sequence.priority] -= 1
+        if not self._priorities[sequence.priority]:
+            del self._priorities[sequence.priority]
+
+    @property
+    def highest_priority(self) -> float:
+        """Minus infinity if nobody waits."""
+        return max(self._priorities, default=-math.inf)
+
+    def best(self) -> Candidate | None:
+        """The oldest of those with the highest priority, looked up."""
+        highest = self.highest_priority
+        able = [c for s, c in self._candidates.items() if s.priority == highest and not s.is_finished]
+        first = min(able, key=lambda c: c.sequence.arrival, default=None)
+        if first is not None:
+            self.look_up(first)
+        return first
 
     def is_aged(self, sequence: Sequence) -> bool:
         """It was overtaken so often that nothing may pass it any more, whatever its priority."""
