@@ -43,6 +43,8 @@ class Heartbeat(Protocol):
     def alive(self) -> bool: ...
     @property
     def at_s(self) -> float: ...
+    @property
+    def busy(self) -> bool: ...
 
 
 class Engine(Protocol):
@@ -162,4 +164,5 @@ class Service:
 
 
 def _beats(heartbeat: Heartbeat, within_s: float) -> bool:
-    return heartbeat.alive and time.monotonic() - heartbeat.at_s < within_s
+    """An engine that waits for work need not move; a step that is under way must end."""
+    return heartbeat.alive and not (heartbeat.busy and time.monotonic() - heartbeat.at_s > within_s)

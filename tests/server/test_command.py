@@ -1,0 +1,152 @@
+"""Flags: what is wrong is said in one line, before anything heavy is loaded."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from stolon.runtime.config import EngineConfig, SchedulerConfig
+from stolon.runtime.server.flags import parse
+from stolon.runtime.server.main import _Ascii, main
+from stolon.runtime.server.settings import ServerConfig
+
+MODEL = ["--model-path", "somewhere"]
+
+BAD = [
+    (["--port", "0"], 2, "--port"),
+    (["--port", "70000"], 2, "at most 65535"),
+    (["--port", "abc"], 2, "whole number"),
+    (["--host", "bad.host.invalid"], 2, "--host"),
+    (["--host", "192.0.2.1", "--api-key", "k"], 2, "not an address of this machine"),
+    (["--host", "0.0.0.0"], 2, "--insecure-no-auth"),
+    (["--host", "::"], 2, "--insecure-no-auth"),
+    (["--kv-tokens", "-1"], 2, "--kv-tokens"),
+    (["--kv-tokens", "0"], 2, "at least 1"),
+    (["--max-running-requests", "0"], 2, "at least 1"),
+    (["--dtype", "int3"], 2, "float32"),
+    (["--memory-fraction", "nan"], 2, "greater than 0 and at most 1"),
+    (["--memory-fraction", "0"], 2, "greater than 0"),
+    (["--random-seed", "1.5"], 2, "whole number"),
+    (["--context-length", "0"], 2, "--context-length"),
+    (["--drain-seconds", "-1"], 2, "--drain-seconds"),
+    (["--wibble"], 2, "unknown flag --wibble"),
+    (["--max-running", "4"], 2, "did you mean --max-running-requests?"),
+    (["--api-key", ""], 2, "1–256 printable ASCII"),
+    (["--api-key", "a\nb"], 2, "1–256 printable ASCII"),
+    (["--api-key", "schlüssel"], 2, "1–256 printable ASCII"),
+    (["--api-key", "k" * 257], 2, "1–256 printable ASCII"),
+    (["--api-key", " k"], 2, "without spaces"),
+    (["--api-key", "k", "--api-key-file", "f"], 2, "one of"),
+    (["--api-key-file", "/nowhere/at/all"], 2, "--api-key-file cannot be read"),
+    (["--log-level", "loud"], 2, "warning"),
+]
+
+
+def run(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
+    try:
+        status = main(arguments)
+    except SystemExit as stop:
+        status = stop.code
+    assert isinstance(status, int)
+    return status, capsys.readouterr().err
+
+
+@pytest.fixture(autouse=True)
+def no_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever gets as far as the engine has checked too little."""
+    monkeypatch.setitem(sys.modules, "stolon.runtime.engine", None)
+
+
+@pytest.mark.parametrize(("flags", "status", "says"), BAD, ids=[" ".join(bad[0])[:40] for bad in BAD])
+def test_a_bad_flag_is_one_line_and_status_2(
+    flags: list[str], status: int, says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    got, err = run([*MODEL, *flags], capsys)
+    assert got == status
+    assert says in err
+    assert err.count("\n") == 1
+    assert err.startswith("stolon.launch_server: error: ")
+
+
+def test_the_model_must_be_named(capsys: pytest.CaptureFixture[str]) -> None:
+    status, err = run([], capsys)
+    assert status == 2
+    assert "--model-path" in err
+
+
+def test_a_port_in_use_is_one_line_and_status_1(capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        status, err = run([*MODEL, "--port", str(port)], capsys)
+    assert status == 1
+    assert f"port {port} on 127.0.0.1 is in use" in err
+    assert err.count("\n") == 1
+
+
+def test_every_setting_has_a_flag_and_every_further_spelling_works() -> None:
+    for config in (EngineConfig, ServerConfig, SchedulerConfig):
+        for field in dataclasses.fields(config):
+            if field.name == "scheduler":
+                continue
+            assert field.metadata["help"], field.name
+    server, engine = parse(
+        "--model tiny --host 127.0.0.2 --port 1234 --max-model-len 99 --max-total-tokens 5 --seed 3 --block-size 4 "
+        "--chunked-prefill-size 64 --mem-fraction-static 0.5 --max-num-seqs 7 --disable-radix-cache --check "
+        "--dtype bfloat16 --tokenizer t --served-model-name n --drain-seconds 1.5".split()
+    )
+    assert (server.host, server.port, server.drain_seconds) == ("127.0.0.2", 1234, 1.5)
+    assert engine == EngineConfig(
+        model_path="tiny",
+        tokenizer_path="t",
+        served_model_name="n",
+        dtype="bfloat16",
+        context_length=99,
+        kv_tokens=5,
+        memory_fraction=0.5,
+        random_seed=3,
+        scheduler=SchedulerConfig(token_budget=64, max_running_requests=7, page_size=4, radix_cache=False, check=True),
+    )
+
+
+def test_without_flags_the_settings_have_their_own_defaults() -> None:
+    assert parse(["--model-path", "x"]) == (ServerConfig(), EngineConfig(model_path="x"))
+
+
+def test_help_explains_every_flag(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        parse(["--help"])
+    assert stop.value.code == 0
+    text = capsys.readouterr().out
+    for config in (EngineConfig, ServerConfig, SchedulerConfig):
+        for field in dataclasses.fields(config):
+            if field.name != "scheduler":
+                assert field.name.replace("_", "-") in text
+
+
+def test_a_key_does_not_show_in_the_settings() -> None:
+    server, _ = parse([*MODEL, "--api-key", "sk-CANARY"])
+    assert "sk-CANARY" not in repr(server)
+
+
+def test_flags_are_checked_without_torch_and_a_missing_model_is_one_line(tmp_path: Path) -> None:
+    root = Path(__file__).parents[2]
+    code = (
+        "import sys\n"
+        "from stolon.launch_server import main\n"
+        "status = main(['--model-path', 'x', '--host', '0.0.0.0'])\n"
+        "assert not {'torch', 'transformers', 'numpy'} & set(sys.modules), 'too much was imported'\n"
+        "sys.exit(status)"
+    )
+    found = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, timeout=60)
+    assert found.returncode == 2, found.stderr
+
+
+def test_log_lines_are_ascii_and_cannot_steer_a_terminal() -> None:
+    record = logging.LogRecord("x", logging.INFO, "f", 1, "a\u2028b\x1b[31m %s", ("ü\x85\r",), None)
+    assert _Ascii("%(message)s").format(record) == "a\\u2028b\\x1b[31m \\xfc\\x85\\x0d"
