@@ -24,7 +24,10 @@ class _Stop(Protocol):
     pending: int
 
     def step(self, char: str) -> int:
-        """Read one character; the length of the longest match that ends with it, 0 if none does."""
+        """Read one character; the length of the longest match that ends with it, 0 if none does.
+
+        Nothing is read after a match.
+        """
         ...
 
 
@@ -101,7 +104,4 @@ class StringStop:
 
     def step(self, char: str) -> int:
         self.pending = self._next(self.pending, char)
-        if self.pending < len(self.name):
-            return 0
-        self.pending = self._fallback[self.pending]
-        return len(self.name)
+        return self.pending if self.pending == len(self.name) else 0
