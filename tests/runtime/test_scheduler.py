@@ -93,7 +93,7 @@ def test_the_answer_is_cached_as_well() -> None:
     engine = Engine()
     first = engine.submit(prompt_of(50), max_tokens=20)
     engine.run()
-    turn = engine.submit(first.tokens.tolist() + [1, 2, 3])
+    turn = engine.submit([*first.tokens.tolist(), 1, 2, 3])
     engine.run()
     assert turn.cached == 69  # all but the last token drawn, which no step computed
 
@@ -341,7 +341,7 @@ def test_pins_are_bounded_and_yield_when_memory_is_needed() -> None:
 # -- life cycle
 
 
-@pytest.mark.parametrize("when", range(0, 14))
+@pytest.mark.parametrize("when", range(14))
 def test_an_abort_at_any_step_leaves_nothing_behind(when: int) -> None:
     engine = Engine(slots=120, config={"token_budget": 16})
     doomed = [engine.submit(prompt_of(40), max_tokens=6, seed=i) for i in range(3)]
