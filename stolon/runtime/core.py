@@ -57,7 +57,7 @@ class EngineCore:
 
     def __init__(self, scheduler: Scheduler, runner: Runner, tokenizer: Tokenizer) -> None:
         self._scheduler = scheduler
-        self._runner = runner
+        self._runner: Runner | None = runner
         self._tokenizer = tokenizer
         self._answers: dict[int, _Answer] = {}
 
@@ -93,16 +93,23 @@ class EngineCore:
         """Forget all cached prefixes; False if requests are using them."""
         return self._scheduler.flush()
 
+    def release(self) -> None:
+        """Let go of the model; there are no steps after this. A second call does nothing."""
+        self._runner = None
+
     def step(self) -> list[Output]:
         """Compute one step. A fault of the whole step ends the requests in it, and only those."""
         outputs: list[Output] = []
         plan = self._scheduler.schedule()
         if plan is not None:
+            assert self._runner is not None, "a step after release"
             try:
                 results = self._runner.execute(plan)
             except Exception as error:
                 logger.exception("a step of %d tokens failed", plan.num_tokens)
-                self._scheduler.fail(plan, as_engine_error(error))
+                for sequence in self._scheduler.fail(plan, error):
+                    if sequence.error is error:  # raised in as many places as there are requests: to each its own
+                        sequence.error = as_engine_error(error)
             else:
                 self._scheduler.commit(plan, results)
                 self._speak(plan, results, outputs)

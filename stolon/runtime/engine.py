@@ -210,6 +210,7 @@ class Engine:
         """`close` for callers without an event loop. A second call does nothing."""
         if os.getpid() == self._process:
             self._thread.stop(drain_s)
+            self._core.release()
 
     @contextmanager
     def _asked(self, requests: Sequence[Request]) -> Generator[_Inbox, None, None]:
@@ -229,14 +230,15 @@ class Engine:
     def _check(self, prompt_ids: Sequence[int], params: SamplingParams) -> None:
         """Refuse what can be seen to be impossible before it is queued."""
         self._check_process()
-        length, limit = len(prompt_ids), self.context_length
+        length, room = len(prompt_ids), self.room(len(prompt_ids))
         if length == 0:
             raise InvalidRequest("the prompt has no tokens; send at least one", param="prompt")
-        if length + params.max_tokens > limit:
+        if params.max_tokens > room:
+            where = "context" if self.context_length <= self.num_slots else "KV cache"
             raise ContextLengthError(
-                f"the prompt has {length} tokens and max_tokens is {params.max_tokens}, but the context holds "
-                f"{limit} tokens; shorten the prompt or ask for at most {max(limit - length, 0)} tokens",
-                param="max_tokens" if length < limit else "prompt",
+                f"the prompt has {length} tokens and max_tokens is {params.max_tokens}, but the {where} holds "
+                f"{length + room} tokens; shorten the prompt or ask for at most {max(room, 0)} tokens",
+                param="max_tokens" if room > 0 else "prompt",
             )
         named = (("prompt", prompt_ids), ("stop_token_ids", params.stop_token_ids))
         biased = ("logit_bias", [token for token, _ in params.logit_bias])

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import random
 import threading
+import weakref
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from dataclasses import replace
@@ -208,6 +210,15 @@ async def test_what_does_not_fit_the_context_is_refused_with_three_numbers(engin
         await answer(engine, PROMPT, SamplingParams(max_tokens=room + 1))
 
 
+async def test_what_does_not_fit_the_kv_cache_is_refused_with_three_numbers(tiny_checkpoint: Path) -> None:
+    engine = engine_of(tiny_checkpoint, kv_tokens=50)
+    assert engine.room(len(PROMPT)) == 20
+    with pytest.raises(ContextLengthError, match=r"30 tokens and max_tokens is 21, but the KV cache holds 50"):
+        await answer(engine, PROMPT, SamplingParams(max_tokens=21))
+    await answer(engine, PROMPT, SamplingParams(max_tokens=20, ignore_eos=True))
+    await engine.close()
+
+
 @pytest.mark.parametrize(
     ("prompt", "params", "message"),
     [
@@ -343,6 +354,15 @@ async def test_a_closed_engine_refuses_and_closing_twice_does_nothing(tiny_check
     assert not engine.heartbeat.alive
 
 
+async def test_a_closed_engine_lets_go_of_its_model(tiny_checkpoint: Path) -> None:
+    engine = engine_of(tiny_checkpoint)
+    await answer(engine, PROMPT, GREEDY)
+    model = weakref.ref(engine._core._runner)
+    await engine.close()
+    gc.collect()
+    assert model() is None
+
+
 async def test_closing_ends_what_is_running_with_an_error(tiny_checkpoint: Path) -> None:
     engine = engine_of(tiny_checkpoint)
     deltas = engine.generate(PROMPT, LONG)
@@ -435,13 +455,15 @@ async def test_an_idle_engine_makes_no_steps(engine: Engine) -> None:
 
 async def test_a_step_that_hangs_shows_in_the_heartbeat(engine: Engine) -> None:
     release = threading.Event()
-    execute = engine._core._runner.execute
+    runner = engine._core._runner
+    assert runner is not None
+    execute = runner.execute
 
     def hang(plan: Plan) -> list[RowResult]:
         release.wait(10)
         return execute(plan)
 
-    engine._core._runner.execute = hang  # type: ignore[method-assign]
+    runner.execute = hang  # type: ignore[method-assign]
     running = asyncio.ensure_future(answer(engine, PROMPT, GREEDY))
     await asyncio.sleep(0.1)
     first = engine.heartbeat
