@@ -8,7 +8,7 @@ import re
 import zlib
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Union
+from typing import Union, cast
 
 from ..lang.backend import Backend, Capabilities, GenerateRequest
 from ..lang.prompt import Prompt
@@ -145,11 +145,7 @@ class Scripted(Backend):
         if isinstance(script, (str, BaseException)):
             return script
         if isinstance(script, Mapping):
-            text = request.prompt.text()
-            for pattern, answer in script.items():
-                if re.search(pattern, text):
-                    return answer
-            raise AssertionError(f"no pattern of the script is found in the prompt {text!r}")
+            return _first_found(cast("Mapping[str, Answer]", script), request.prompt.text())
         if callable(script):
             return script(request)
         number, self._answered = self._answered, self._answered + 1
@@ -162,6 +158,13 @@ class Scripted(Backend):
         tokens = tuple(map(_token, words))
         alone = (self._scores("", option),) * len(words) if unconditional else None
         return Score(tokens, (self._scores(prompt, option),) * len(words), alone)
+
+
+def _first_found(answers: Mapping[str, Answer], text: str) -> Answer:
+    for pattern, answer in answers.items():
+        if re.search(pattern, text):
+            return answer
+    raise AssertionError(f"no pattern of the script is found in the prompt {text!r}")
 
 
 def _words(text: str) -> list[str]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextvars
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from typing import Any, Generic, Literal, NamedTuple, TypeVar, cast, overload
+from dataclasses import dataclass
+from typing import Any, Generic, Literal, TypeVar, cast, overload
 
 from .execution import Execution
 from .progress import Progress
@@ -21,7 +22,8 @@ AT_A_TIME = 16_384  # programs in flight, unless the user says otherwise: enough
 Item = tuple[tuple[Any, ...], dict[str, Any]]  # positional and named arguments
 
 
-class Failed(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Failed:
     """An item whose program failed."""
 
     index: int
@@ -50,10 +52,10 @@ class Batch(Sequence[State[R]], Generic[R]):
         self._context = contextvars.copy_context()
         self._lock = threading.Lock()
         self._begun = 0
-        self._order: list[int] = []  # of the items that have ended
+        self.order: list[int] = []  # indices of the items that have ended, first to last
         self._ended: list[bool] = [False] * len(items)
         self._cancelled = False
-        self._changed = Signal()
+        self.changed = Signal()
         self._progress = Progress(len(items)) if progress and items else None
         self._fill()
 
@@ -61,7 +63,7 @@ class Batch(Sequence[State[R]], Generic[R]):
         while True:
             with self._lock:
                 index = self._begun
-                free = self._limit - (index - len(self._order))
+                free = self._limit - (index - len(self.order))
                 if index >= len(self._items) or free <= 0 or self._cancelled:
                     return
                 self._begun += 1
@@ -73,15 +75,15 @@ class Batch(Sequence[State[R]], Generic[R]):
     def has_ended(self, index: int) -> None:
         """Item `index` is done, well or badly: take note, and begin another."""
         with self._lock:
-            self._order.append(index)
+            self.order.append(index)
             self._ended[index] = True
             if self._progress is not None:
-                run = self._state(index)._chain.run
+                run = self.begun(index).chain.run
                 self._progress.step(failed=run.error() is not None, usage=run.usage())
-        self._changed.fire()
+        self.changed.fire()
         self._fill()
 
-    def _state(self, index: int) -> State[R]:
+    def begun(self, index: int) -> State[R]:
         state = self._states[index]
         assert state is not None, "an item was read before it was begun"
         return state
@@ -90,21 +92,21 @@ class Batch(Sequence[State[R]], Generic[R]):
 
     def wait(self) -> None:
         """Wait in this thread for all of them. Ctrl-C cancels them."""
-        self._wait(lambda: len(self._order) == len(self._items))
+        self.wait_until(lambda: len(self.order) == len(self._items))
 
     async def await_all(self) -> None:
         try:
-            await settle(When(lambda: len(self._order) == len(self._items), (self._changed,)))
+            await settle(When(lambda: len(self.order) == len(self._items), (self.changed,)))
         except BaseException:
             self.cancel()
             raise
 
-    def _wait(self, holds: Callable[[], bool]) -> None:
+    def wait_until(self, holds: Callable[[], bool]) -> None:
         if holds():
             return
         refuse_to_block_a_loop("await f.amap(...)")
         try:
-            block(When(holds, (self._changed,)), lent=True)
+            block(When(holds, (self.changed,)), lent=True)
         except BaseException:
             self.cancel()
             raise
@@ -133,8 +135,8 @@ class Batch(Sequence[State[R]], Generic[R]):
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
         number = range(len(self))[index]  # negative ones, and IndexError
-        self._wait(lambda: self._ended[number])
-        return self._state(number)
+        self.wait_until(lambda: self._ended[number])
+        return self.begun(number)
 
     def __iter__(self) -> Iterator[State[R]]:
         return (self[i] for i in range(len(self)))
@@ -142,12 +144,12 @@ class Batch(Sequence[State[R]], Generic[R]):
     @property
     def ok(self) -> list[State[R]]:
         """The states of the items that did not fail."""
-        return [state for state in self if state._chain.run.error() is None]
+        return [state for state in self if state.chain.run.error() is None]
 
     @property
     def failed(self) -> list[Failed]:
         """The items that failed, with their errors."""
-        errors = [(i, state._chain.run.error()) for i, state in enumerate(self)]
+        errors = [(i, state.chain.run.error()) for i, state in enumerate(self)]
         return [Failed(i, self._items[i], error) for i, error in errors if error is not None]
 
     @property
@@ -164,15 +166,16 @@ class Batch(Sequence[State[R]], Generic[R]):
         failed = self.failed
         if failed:
             error = failed[0].error
-            if hasattr(error, "add_note"):  # Python 3.11
-                error.add_note(  # pyright: ignore[reportAttributeAccessIssue]
+            add_note: Any = getattr(error, "add_note", None)  # Python 3.11
+            if add_note is not None:
+                add_note(
                     f"item {failed[0].index} of a batch of {len(self)}; {len(failed)} failed; "
                     'errors="return" gives the results of the others'
                 )
             raise error
 
     def __repr__(self) -> str:
-        return f"<Batch of {len(self)}: {len(self._order)} ended>"
+        return f"<Batch of {len(self)}: {len(self.order)} ended>"
 
 
 class _Ending:
@@ -197,14 +200,14 @@ class Completed(Generic[R]):
     def __iter__(self) -> Iterator[tuple[int, State[R]]]:
         batch = self._batch
         for position in range(len(batch)):
-            batch._wait(lambda position=position: position < len(batch._order))
-            yield batch._order[position], batch._state(batch._order[position])
+            batch.wait_until(lambda position=position: position < len(batch.order))
+            yield batch.order[position], batch.begun(batch.order[position])
 
     async def __aiter__(self) -> AsyncIterator[tuple[int, State[R]]]:
         batch = self._batch
         for position in range(len(batch)):
-            await settle(When(lambda position=position: position < len(batch._order), (batch._changed,)))
-            yield batch._order[position], batch._state(batch._order[position])
+            await settle(When(lambda position=position: position < len(batch.order), (batch.changed,)))
+            yield batch.order[position], batch.begun(batch.order[position])
 
 
 def in_order(batch: Batch[R], errors: Literal["raise", "return"]) -> Iterator[State[R]]:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 
 from .choices import ChoicesMethod
 from .errors import InvalidRequest
-from .ir import Expression, Gen, Origin, RoleBegin, RoleEnd, Select, Seq, parts_of
+from .ir import Expression, Gen, Origin, RoleBegin, RoleEnd, Select, Seq, caller, parts_of
 from .options import frozen
 from .prompt import Role
 
@@ -44,7 +43,7 @@ def gen(
     """
     options = {key: value for key, value in locals().items() if value is not None and key != "name"}
     _check_name(name, "gen")
-    return Gen(name, frozen(options), _caller())
+    return Gen(name, frozen(options), caller(1))
 
 
 def select(
@@ -74,46 +73,46 @@ def select(
     if not temperature >= 0:
         raise InvalidRequest(f"{label}: temperature must be at least 0, got {temperature!r}", param="temperature")
     options = frozen({"seed": seed, "timeout": timeout})
-    return Select(name, tuple(choices), temperature, choices_method, options, _caller())
+    return Select(name, tuple(choices), temperature, choices_method, options, caller(1))
 
 
 def system(expr: Expression | Sequence[Expression] | None = None) -> Seq:
     """A whole system turn; empty without `expr`."""
-    return turn("system", expr, _caller())
+    return turn("system", expr, caller(1))
 
 
 def user(expr: Expression | Sequence[Expression] | None = None) -> Seq:
     """A whole turn of the user; empty without `expr`."""
-    return turn("user", expr, _caller())
+    return turn("user", expr, caller(1))
 
 
 def assistant(expr: Expression | Sequence[Expression] | None = None) -> Seq:
     """A whole turn of the model: what it shall generate, and text put into its mouth."""
-    return turn("assistant", expr, _caller())
+    return turn("assistant", expr, caller(1))
 
 
 def system_begin() -> RoleBegin:
-    return RoleBegin("system", _caller())
+    return RoleBegin("system", caller(1))
 
 
 def system_end() -> RoleEnd:
-    return RoleEnd("system", _caller())
+    return RoleEnd("system", caller(1))
 
 
 def user_begin() -> RoleBegin:
-    return RoleBegin("user", _caller())
+    return RoleBegin("user", caller(1))
 
 
 def user_end() -> RoleEnd:
-    return RoleEnd("user", _caller())
+    return RoleEnd("user", caller(1))
 
 
 def assistant_begin() -> RoleBegin:
-    return RoleBegin("assistant", _caller())
+    return RoleBegin("assistant", caller(1))
 
 
 def assistant_end() -> RoleEnd:
-    return RoleEnd("assistant", _caller())
+    return RoleEnd("assistant", caller(1))
 
 
 def turn(role: Role, expr: Expression | Sequence[Expression] | None, origin: Origin) -> Seq:
@@ -124,9 +123,3 @@ def turn(role: Role, expr: Expression | Sequence[Expression] | None, origin: Ori
 def _check_name(name: object, word: str) -> None:
     if name is not None and not isinstance(name, str):
         raise TypeError(f"{word}: the name must be text or None, got {name!r}")
-
-
-def _caller() -> Origin:
-    """File and line of whoever called the function that calls this."""
-    frame = sys._getframe(2)
-    return frame.f_code.co_filename, frame.f_lineno

@@ -75,7 +75,7 @@ class GreedyTokenSelection:
 
     def __call__(self, choices: Sequence[str], scores: Sequence[Score]) -> ChoicesDecision:
         width = max(len(score.logprobs) for score in scores)
-        matrix = [self._row(score, width) for score in scores]
+        matrix = [_row(score.logprobs, width) for score in scores]
         left = list(range(len(choices)))
         for column in range(width):
             highest = max(matrix[row][column] for row in left)
@@ -84,13 +84,6 @@ class GreedyTokenSelection:
                 break
         totals = tuple(mean_logprob(score.logprobs) * len(score.logprobs) for score in scores)
         return ChoicesDecision(choices[left[0]], totals, {"greedy_logprob_matrix": matrix})
-
-    @staticmethod
-    def _row(score: Score, width: int) -> list[float]:
-        values: Sequence[float | None] = score.logprobs
-        mean = mean_logprob(values)
-        row = [mean if value is None else value for value in values]
-        return [*row, *[mean] * (width - len(row))]
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,11 +105,18 @@ class UnconditionalLikelihoodNormalized:
                 "and the backend returned none; use token_length_normalized",
                 param="choices_method",
             )
-        given: Sequence[float | None] = score.logprobs
-        alone: Sequence[float | None] = score.unconditional
-        # nothing comes before a first token, so its unconditional log-probability may be unknown: 0
-        pairs = zip(given, alone, strict=True)
-        return mean_logprob([None if value is None else value - (base or 0.0) for value, base in pairs])
+        return mean_logprob(_gains(score.logprobs, score.unconditional))
+
+
+def _row(values: Sequence[float | None], width: int) -> list[float]:
+    mean = mean_logprob(values)
+    row = [mean if value is None else value for value in values]
+    return [*row, *[mean] * (width - len(row))]
+
+
+def _gains(given: Sequence[float | None], alone: Sequence[float | None]) -> list[float | None]:
+    # nothing comes before a first token, so its unconditional log-probability may be unknown: 0
+    return [None if value is None else value - (base or 0.0) for value, base in zip(given, alone, strict=True)]
 
 
 token_length_normalized = TokenLengthNormalized()

@@ -82,7 +82,7 @@ class Execution:
 
     @property
     def run(self) -> Run:
-        return self.state._chain.run
+        return self.state.chain.run
 
     def execute(self) -> None:
         """Run the body in this thread. What it raises stays in the run."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, overload
 
 from .errors import ProgramError
 from .interpreter import Concatenate
-from .ir import Expression, Gen, Select
+from .ir import Expression, Gen, Node, Select
 from .variables import Variable, gathered
 
 if TYPE_CHECKING:
@@ -60,15 +60,16 @@ class Forks(Generic[E_co]):
     def __iadd__(
         self, other: Expression | Sequence[Expression] | Callable[[int], Expression | Sequence[Expression]]
     ) -> Forks[E_co]:
-        if isinstance(other, (list, tuple)) and len(other) != len(self.states):
+        if isinstance(other, (str, Node)):
+            parts: Sequence[Expression | Sequence[Expression]] = [other] * len(self)
+        elif callable(other):
+            parts = [other(index) for index in range(len(self))]
+        elif len(other) == len(self):
+            parts = other
+        else:
             raise ValueError(f"a list appended to {len(self)} branches must have {len(self)} items, got {len(other)}")
-        for index, state in enumerate(self.states):
-            if callable(other):
-                state += other(index)
-            elif isinstance(other, (list, tuple)):
-                state += other[index]
-            else:
-                state += other
+        for state, part in zip(self.states, parts, strict=True):
+            state.append(part)
         return self
 
     def join(self, mode: JoinMode = "gather_variable") -> None:
@@ -85,19 +86,19 @@ class Forks(Generic[E_co]):
         self._joined = True
         parent = self._parent
         if mode == "concate_and_append":
-            parent._chain.append(Concatenate(tuple(state._chain for state in self.states)))
-            parent._said = True
+            parent.chain.append(Concatenate(tuple(state.chain for state in self.states)))
+            parent.writer.said = True
         else:
             for name, parts in self._new_variables().items():
-                parent._declare(gathered(name, parts))
+                parent.writer.declare(gathered(name, parts))
         for state in self.states:
-            state._chain.joined = True
+            state.chain.joined = True
 
     def _new_variables(self) -> dict[str | None, list[Variable]]:
         found: dict[str | None, list[Variable]] = {}
         for state in self.states:
-            for name, variable in state._named.items():
-                if name not in self._parent._named:
+            for name, variable in state.writer.named.items():
+                if name not in self._parent.writer.named:
                     found.setdefault(name, []).append(variable)
         return found
 

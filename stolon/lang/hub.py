@@ -149,7 +149,11 @@ def poster(loop: asyncio.AbstractEventLoop) -> Callable[..., None]:
 
 def loop_runs_here() -> bool:
     """Whether this thread is inside a running event loop."""
-    return asyncio._get_running_loop() is not None  # the public function raises instead of answering
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
 
 
 atexit.register(_close_at_exit)

@@ -42,11 +42,12 @@ class Info:
             "e2e_latency": self.seconds,
         }
         if self.finish is not None:
-            meta["finish_reason"] = {"type": self.finish}
+            reason: dict[str, Any] = {"type": self.finish}
+            meta["finish_reason"] = reason
             if self.matched is not None:
-                meta["finish_reason"]["matched"] = self.matched
+                reason["matched"] = self.matched
             if self.finish == "length":
-                meta["finish_reason"]["length"] = len(self.tokens) or self.usage.completion_tokens
+                reason["length"] = len(self.tokens) or self.usage.completion_tokens
         if self.logprobs is not None:
             meta.update(token_meta(self.logprobs, "output", self.text_in_logprobs))
         if self.prompt_logprobs is not None:

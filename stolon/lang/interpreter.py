@@ -202,8 +202,8 @@ class Chain:
     """
 
     __slots__ = (
-        "_busy", "_current", "_forks", "_pending", "_scopes", "_task", "base", "branch", "children", "events", "failure",
-        "idle", "joined", "moved", "path", "prompt", "run", "usage", "width",
+        "_busy", "_current", "_forks", "_pending", "_scopes", "_task", "base", "branch", "children", "events",
+        "failure", "idle", "joined", "moved", "path", "prompt", "run", "usage", "width",
     )  # fmt: skip
 
     def __init__(self, run: Run, *, path: tuple[int, ...] = (), branch: str = "", width: int = 1) -> None:
@@ -318,10 +318,11 @@ class Chain:
             case Text() | RoleOpen() | RoleClose():
                 self.prompt = self.prompt.append(op)
                 self.events.append(Event(self.prompt))
-            case Scope(variable, True):
-                self._scopes[variable] = self.prompt
-            case Scope(variable, False):
-                variable.resolve(_said_since(self.prompt, self._scopes.pop(variable)))
+            case Scope(variable, opens):
+                if opens:
+                    self._scopes[variable] = self.prompt
+                else:
+                    variable.resolve(_said_since(self.prompt, self._scopes.pop(variable)))
             case Branch(children):
                 self.events.append(Event(self.prompt, None, children))
                 for child in children:
@@ -466,7 +467,7 @@ class Chain:
                     for child in children:
                         child.fail(failure)
                         child._rest()
-                case _:
+                case Text() | RoleOpen() | RoleClose() | Concatenate():
                     pass
         self.moved.fire()
 

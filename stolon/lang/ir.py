@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 import secrets
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Generic, Union
+from typing import TYPE_CHECKING, Any, Generic, Union, cast
 
 from typing_extensions import TypeVar
 
@@ -27,6 +28,14 @@ NOWHERE: Origin = ("", 0)
 def where(origin: Origin) -> str:
     """` at app.py:12`, to follow the name of a node; empty where the line is not known."""
     return f" at {origin[0]}:{origin[1]}" if origin[0] else ""
+
+
+def caller(depth: int) -> Origin:
+    """File and line of the `depth`-th caller; 1 is whoever called the function that calls this."""
+    frame = inspect.currentframe()
+    for _ in range(depth + 1):
+        frame = frame.f_back if frame is not None else None
+    return NOWHERE if frame is None else (frame.f_code.co_filename, frame.f_lineno)
 
 
 class Node:
@@ -135,11 +144,11 @@ def parts_of(value: object) -> tuple[Part, ...]:
         case str():
             return _markers.split(value)
         case Gen() | Select() | RoleBegin() | RoleEnd():
-            return (value,)
+            return (cast("Part", value),)
         case Seq(parts):
             return parts
         case list() | tuple():
-            return tuple(part for item in value for part in parts_of(item))  # pyright: ignore[reportUnknownVariableType]
+            return tuple(part for item in cast("Sequence[object]", value) for part in parts_of(item))
         case _:
             raise TypeError(
                 f"cannot append {_article(value)} to a program state: "

@@ -101,7 +101,7 @@ class Function(Generic[P, R]):
         """
         if args and isinstance(args[0], State):
             state = cast("State[Any]", args[0])
-            if not state._chain.run.body_over:
+            if not state.chain.run.body_over:
                 given = self._with_bound(args[1:], kwargs)
                 self.parameters.check(program_name(self.func), args[1:], given)
                 return self.func(state, *args[1:], **given)
@@ -274,7 +274,7 @@ class Function(Generic[P, R]):
         errors: Literal["raise", "return"] = "raise",
         **options: Any,
     ) -> list[State[R]] | Iterator[State[R]]:
-        """`map` by SGLang's name and arguments; `generator_style` gives the states one by one, in order, as they end."""
+        """`map` by SGLang's names; `generator_style` gives the states one by one, in order, as they end."""
         refuse_to_block_a_loop(f"await {program_name(self.func)}.amap(...)")
         batch = self._batch(batch_kwargs, num_threads, progress_bar, options)
         if generator_style:
@@ -304,12 +304,9 @@ class Function(Generic[P, R]):
 
     def _item(self, item: Any) -> Item:
         if isinstance(item, Mapping):
-            args: tuple[Any, ...] = ()
-            kwargs: dict[str, Any] = {str(name): value for name, value in item.items()}
-        else:
-            args = tuple(item) if isinstance(item, tuple) else (item,)
-            kwargs = {}
-        return args, self._with_bound(args, kwargs)
+            return (), self._with_bound((), dict(cast("Mapping[str, Any]", item)))
+        args = cast("tuple[Any, ...]", item) if isinstance(item, tuple) else (item,)
+        return args, self._with_bound(args, {})
 
 
 def _settings(options: dict[str, Any]) -> tuple[Settings, float | None]:
@@ -340,4 +337,6 @@ def function(func: Callable[..., Any] | None = None, *, num_api_spec_tokens: int
 
     num_api_spec_tokens: accepted for programs written for SGLang; changes nothing
     """
-    return function if func is None else Function(func)
+    if func is None:
+        return cast("Any", Function)
+    return cast("Any", Function(func))

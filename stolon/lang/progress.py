@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from .types import Usage
 
 
@@ -11,7 +13,7 @@ class Progress:
     def __init__(self, total: int) -> None:
         from tqdm import tqdm  # lazily: a dependency that `import stolon` need not load
 
-        self._bar = tqdm(total=total)
+        self._bar: Any = tqdm(total=total)
         self._failed = 0
         self._usage = Usage()
 

@@ -6,6 +6,7 @@ import asyncio
 import os
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Protocol
 
 from .errors import Cancelled, GenerationError
@@ -57,10 +58,8 @@ class _Gate:
         self._lock.acquire()
 
     def open(self) -> None:
-        try:
+        with suppress(RuntimeError):  # open already: woken twice
             self._lock.release()
-        except RuntimeError:
-            pass  # open already: woken twice
 
     def wait(self, timeout_s: float | None) -> bool:
         return self._lock.acquire(timeout=-1 if timeout_s is None else timeout_s)

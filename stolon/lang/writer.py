@@ -1,0 +1,138 @@
+"""The appending half of a state: what may come next, and what the backend can honour, checked at the user's line."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any, NoReturn
+
+from .errors import ProgramError, StolonError, UnsupportedError
+from .interpreter import Chain, Generation
+from .ir import Gen, Part, RoleBegin, RoleEnd, Select, where
+from .options import check_supported, refusal
+from .prompt import Role, RoleClose, RoleOpen, Text
+from .variables import Variable
+
+Name = str | None
+
+
+class Writer:
+    """Appends to a chain, and knows its variables, the open role, and whether the open turn has content.
+
+    before: the writer of the state that this one branches off
+    """
+
+    __slots__ = ("chain", "handles", "named", "role", "said")
+
+    def __init__(self, chain: Chain, before: Writer | None = None) -> None:
+        self.chain = chain
+        self.named: dict[Name, Variable] = {} if before is None else dict(before.named)
+        self.handles: dict[Gen[Any] | Select[Any], Variable] = {} if before is None else dict(before.handles)
+        self.role: Role | None = None if before is None else before.role
+        self.said = before is not None and before.said
+
+    def find(self, name: Name | Gen[Any] | Select[Any]) -> Variable | None:
+        return self.handles.get(name) if isinstance(name, (Gen, Select)) else self.named.get(name)
+
+    def append_all(self, parts: Sequence[Part]) -> None:
+        role_before = self.role
+        try:
+            for part in parts:
+                self._append(part)
+        except StolonError:
+            # half of a turn was appended: end it, or the next turn could not begin
+            if self.role is not None and self.role != role_before:
+                with suppress(StolonError):
+                    self.end_role(None)
+            raise
+
+    def _append(self, part: Part) -> None:
+        match part:
+            case str():
+                self._append_text(part)
+            case Gen():
+                self._append_gen(part)
+            case Select():
+                self._append_select(part)
+            case RoleBegin():
+                self.begin_role(part.role)
+            case RoleEnd():
+                self.end_role(part.role)
+
+    def _append_text(self, text: str) -> None:
+        if not text:
+            return
+        capabilities = self.chain.run.settings.capabilities
+        if self.role is None and capabilities.chat_only:
+            self._refuse(f"text outside a role ({text[:40]!r})", "put it into user(...), system(...) or assistant(...)")
+        self.chain.append(Text(text))
+        self.said = True
+
+    def _append_gen(self, node: Gen[Any]) -> None:
+        settings = self.chain.run.settings
+        resolved = settings.resolve(node.options)
+        if resolved.refused is not None:
+            check_supported(resolved, f"{node.label()}{where(node.origin)}")
+        self._check_place(node)
+        own_timeout = dict(node.options).get("timeout")
+        variable = Variable(node.name, node.label(), node.origin)
+        variable.text_in_logprobs = resolved.text_in_logprobs
+        self.chain.append(Generation(node, variable, resolved, own_timeout))
+        self.declare(variable, node)
+        self.said = True
+
+    def _append_select(self, node: Select[Any]) -> None:
+        settings = self.chain.run.settings
+        capabilities = settings.capabilities
+        if not capabilities.score:
+            label = f"{node.label()}{where(node.origin)}"
+            if not capabilities.choose:
+                self._refuse(f"{label}: select", "use gen(...) and compare the text, or a backend that scores options")
+            if node.method is not None:
+                reason = refusal(settings.backend, capabilities, "choices_method", node.method)
+                raise UnsupportedError(f"{label}: {reason}; it chooses by itself, without log-probabilities")
+        self._check_place(node)
+        variable = Variable(node.name, node.label(), node.origin)
+        resolved = settings.resolve_select(node.options)
+        self.chain.append(Generation(node, variable, resolved, resolved.timeout_s))
+        self.declare(variable, node)
+        self.said = True
+
+    def _check_place(self, node: Gen[Any] | Select[Any]) -> None:
+        """Refuse what this backend cannot generate after: at the user's line, before anything is sent."""
+        capabilities = self.chain.run.settings.capabilities
+        label = f"{node.label()}{where(node.origin)}"
+        if capabilities.chat_only and self.role != "assistant":
+            place = "outside a role" if self.role is None else f"in the turn of {self.role!r}"
+            self._refuse(f"{label}: a generation {place}", "put it into assistant(...)")
+        if self.role == "assistant" and self.said and not capabilities.continue_assistant:
+            self._refuse(
+                f"{label}: assistant text before a generation",
+                "put the text into the user's turn, or use a backend that continues the assistant's",
+            )
+
+    def _refuse(self, what: str, instead: str) -> NoReturn:
+        backend = type(self.chain.run.settings.backend).__name__
+        raise UnsupportedError(f"the backend {backend} cannot honour {what}; {instead}")
+
+    def begin_role(self, role: Role) -> None:
+        if self.role is not None:
+            raise ProgramError(f"the turn of {role!r} begins inside the turn of {self.role!r}; end that one first")
+        if not self.chain.run.settings.capabilities.roles:
+            self._refuse(f"roles ({role!r})", "use plain text")
+        self.chain.append(RoleOpen(role))
+        self.role, self.said = role, False
+
+    def end_role(self, role: Role | None) -> None:
+        if self.role is None:
+            raise ProgramError(f"the turn of {role!r} ends, but none has begun")
+        if role is not None and role != self.role:
+            raise ProgramError(f"the turn of {role!r} ends, but the open one is that of {self.role!r}")
+        self.role = None  # first: also where the chain refuses more
+        self.chain.append(RoleClose())
+
+    def declare(self, variable: Variable, node: Gen[Any] | Select[Any] | None = None) -> None:
+        self.named[variable.name] = variable
+        if node is not None:
+            self.handles[node] = variable
+        self.chain.moved.fire()
