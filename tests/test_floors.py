@@ -19,7 +19,10 @@ RUNTIME_FLOORS: tuple[tuple[str, ...], ...] = (
     ("wire", "routes", "auth", "limits", "sse", "score", "engine", "loop", "core"),
     ("tokenizer", "detokenize", "stops", "chat", "grammar"),
     ("runner", "graphs", "batch", "kv", "sampler", "weights", "memory", "models"),
-    ("scheduler", "radix", "pages", "sequence", "config", "metrics", "plan"),
+    (
+        *("scheduler", "planner", "admission", "roster", "waiting", "holdings", "cascade", "invariants"),
+        *("radix", "pages", "sequence", "config", "metrics"),
+    ),
 )
 LANG_NAMES_FOR_THE_RUNTIME = {"types", "constraint", "errors"}
 LOCAL_ONLY = {"torch", "transformers", "safetensors", "tokenizers", "numpy", "jinja2", "triton"}
