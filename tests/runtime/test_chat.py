@@ -115,7 +115,7 @@ def plainly(text: str, special: tuple[str, ...]) -> bool:
 def test_rendering_and_tokens_are_the_library_s(styles: Loaded, name: str) -> None:
     ours, tokenizer, theirs = styles[name]
 
-    @settings(max_examples=150, deadline=None)
+    @settings(max_examples=50, deadline=None)
     @given(conversations())
     def check(messages: list[dict[str, str]]) -> None:
         expected = theirs.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
@@ -132,7 +132,7 @@ def test_rendering_and_tokens_are_the_library_s(styles: Loaded, name: str) -> No
 def test_a_content_never_becomes_a_control_token(styles: Loaded, name: str) -> None:
     ours, tokenizer, _ = styles[name]
 
-    @settings(max_examples=250, deadline=None)
+    @settings(max_examples=80, deadline=None)
     @given(conversations(tokenizer.special_tokens))
     def check(messages: list[dict[str, str]]) -> None:
         harmless = [{**message, "content": "x"} for message in messages]
@@ -237,7 +237,7 @@ def test_a_template_that_repeats_or_drops_a_run_gets_text(tmp_path: Path) -> Non
 def test_turns_without_runs_are_ordinary_messages(styles: Loaded, name: str) -> None:
     ours, tokenizer, _ = styles[name]
 
-    @settings(max_examples=60, deadline=None)
+    @settings(max_examples=30, deadline=None)
     @given(conversations(tokenizer.special_tokens))
     def check(messages: list[dict[str, str]]) -> None:
         turns = [Turn(message["role"], (message["content"][:2], message["content"][2:])) for message in messages]
