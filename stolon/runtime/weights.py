@@ -30,7 +30,7 @@ def model_directory(path: str) -> Path:
     if path == "tiny":
         return MODEL_DIR
     directory = Path(path).expanduser()
-    if not directory.is_dir():
+    if not path or not directory.is_dir():
         raise CheckpointError(
             f"{path!r} is no folder; give the folder of a checkpoint (config.json and safetensors), or `tiny`. "
             "stolon downloads nothing by itself"

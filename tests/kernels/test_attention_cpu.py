@@ -69,7 +69,9 @@ def make_case(
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("window", [None, 1, 5, 64, 1000])
 @pytest.mark.parametrize("heads", [(6, 2), (4, 4), (7, 1)])
-def test_ragged_rows_attend_as_in_the_plain_form(heads: tuple[int, int], window: int | None, dtype: torch.dtype) -> None:
+def test_ragged_rows_attend_as_in_the_plain_form(
+    heads: tuple[int, int], window: int | None, dtype: torch.dtype
+) -> None:
     shapes = [(0, 1), (0, 130), (3, 1), (50, 1), (55, 1), (60, 1), (200, 1), (17, 40), (300, 65), (0, 2)]
     case = make_case(shapes, heads=heads, dtype=dtype)
     torch.testing.assert_close(case.fast(window), case.plain(window), rtol=0, atol=TOLERANCE[dtype])
