@@ -32,6 +32,14 @@ class Dialect:
     def params(self) -> frozenset[str]:
         return frozenset(self.names) | self.more
 
+    def refusals(self) -> tuple[tuple[str, str], ...]:
+        """Why the rest cannot be honoured, by the user's names of the arguments."""
+        why = f"the {self.name} protocol has no field for it; leave it out"
+        if not self.any_prompt:
+            why += ', or say so if the server behind `base_url` is another (`dialect="vllm"`, "sglang" or "stolon")'
+        missing = [_USER_NAMES.get(name, name) for name in _DEFAULTS if name not in self.params]
+        return tuple((name, why) for name in missing)
+
 
 def _same(names: str) -> dict[str, str]:
     return {name: name for name in names.split()}
@@ -61,6 +69,7 @@ NATIVE = Dialect(
     any_prompt=True,
 )
 
+_USER_NAMES = {"prompt_logprobs": "logprob_start_len"}  # where the language has a name of its own
 _DEFAULTS: Mapping[str, object] = MappingProxyType({f.name: f.default for f in fields(SamplingParams)})
 
 

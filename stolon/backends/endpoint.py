@@ -13,10 +13,11 @@ from ..lang.backend import Backend, Capabilities, GenerateRequest
 from ..lang.errors import BackendRequestError, UnsupportedError
 from ..lang.prompt import Prompt
 from ..lang.types import Delta, Score, Usage
+from .addresses import checked_url
 from .deadline import Clock
 from .dialects import NATIVE, dialect_of
 from .exchange import Exchange, Limits
-from .http_client import HTTPClient, checked_url
+from .http_client import HTTPClient
 from .jsonvalue import Json, as_list, as_object
 from .native_protocol import NativeProtocol
 from .openai_protocol import OpenAIProtocol, Served

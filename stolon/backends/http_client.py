@@ -6,31 +6,17 @@ import ssl
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import urljoin
 
 import aiohttp
 
-from ..lang.errors import BackendError, BackendProtocolError, BackendTimeout, BackendUnavailable, InvalidRequest
+from ..lang.errors import BackendError, BackendProtocolError, BackendTimeout, BackendUnavailable
+from .addresses import checked_url, is_followed
 from .exchange import ConnectionLostError, Reply
 from .jsonvalue import Json
 from .per_loop import PerLoop
-from .redirects import is_followed
 
 _MAX_REDIRECTS = 3
-
-
-def checked_url(url: str) -> str:
-    """`url` without a slash at its end; raises InvalidRequest unless it is one that requests can be sent to."""
-    try:
-        parts = urlsplit(url)
-        sound = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        sound = False
-    if not sound:
-        raise InvalidRequest(
-            f"base_url must be an address such as http://127.0.0.1:30000, got {url!r}", param="base_url"
-        )
-    return url.rstrip("/")
 
 
 @dataclass(frozen=True, slots=True)

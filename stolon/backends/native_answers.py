@@ -179,7 +179,7 @@ def _logprobs(meta: Json, side: str) -> list[TokenLogprob | None]:
                 text=row[2] or "",
                 top=_pairs(tops, position),
                 extra=_pairs(extras, position),
-                top_texts=tuple(other[2] or "" for other in (tops[position] or ()) if position < len(tops)),
+                top_texts=tuple(other[2] or "" for other in _row(tops, position)),
             )
             for position, row in enumerate(rows)
         ]
@@ -188,8 +188,11 @@ def _logprobs(meta: Json, side: str) -> list[TokenLogprob | None]:
 
 
 def _pairs(rows: list[Any], position: int) -> tuple[tuple[int, float], ...]:
-    row = rows[position] if position < len(rows) else None
-    return tuple((int(token), float(logprob)) for logprob, token, *_ in row or ())
+    return tuple((int(token), float(logprob)) for logprob, token, *_ in _row(rows, position))
+
+
+def _row(rows: list[Any], position: int) -> list[Any]:
+    return rows[position] or [] if position < len(rows) else []
 
 
 def _count(value: object) -> int:

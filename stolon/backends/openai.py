@@ -11,6 +11,7 @@ from typing import Any
 from ..lang.backend import Backend, Capabilities, GenerateRequest
 from ..lang.prompt import Prompt
 from ..lang.types import Delta, Score, Usage
+from .addresses import checked_url
 from .deadline import Clock
 from .dialects import DialectName, dialect_of
 from .exchange import Exchange, Limits
@@ -78,7 +79,7 @@ class OpenAI(Backend):
         if timeout_s is not None:
             limits = replace(limits, total_s=timeout_s)
         account = OpenAIAccount(
-            base_url=base_url,
+            base_url=None if base_url is None else checked_url(base_url),
             api_key=api_key,
             organization=organization,
             is_azure=is_azure or azure_endpoint is not None,

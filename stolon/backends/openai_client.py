@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..lang.errors import BackendError, BackendTimeout, BackendUnavailable, InvalidRequest
+from .addresses import is_followed
 from .exchange import MAX_REFUSAL_BYTES, ConnectionLostError, Reply
 from .jsonvalue import Json
 from .per_loop import PerLoop
-from .redirects import is_followed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

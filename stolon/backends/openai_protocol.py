@@ -54,6 +54,7 @@ class Served:
             continue_assistant=self.is_chat is False or self.dialect.continues,
             score=self.scores,
             choose=self.is_chat is not False,
+            refusals=self.dialect.refusals(),
         )
 
 

@@ -71,6 +71,7 @@ class Upstream:
     scripts: list[Script]
     kind: str = "openai"
     requests: list[Received] = field(default_factory=list)
+    introductions: int = 0  # GET requests
     left_early: int = 0  # connections that the client closed while a script still ran
     asked: asyncio.Event = field(default_factory=asyncio.Event)  # set by the first POST
     origin: str = ""
@@ -90,6 +91,7 @@ class Upstream:
         headers = {name.lower(): value.strip() for name, value in (line.split(":", 1) for line in rest)}
         raw = await reader.readexactly(int(headers.get("content-length", "0")))
         if method == "GET":
+            self.introductions += 1
             await self._introduce(Connection(writer, reader), path)
             return
         script = self.scripts[min(len(self.requests), len(self.scripts) - 1)]
