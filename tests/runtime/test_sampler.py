@@ -23,6 +23,7 @@ from stolon.runtime.sampler import filter_floors, sample
 from stolon.runtime.sequence import Sequence
 
 EOS = frozenset({2})
+NO_IDS: Any = torch.zeros(0)  # the warpers do not look at them
 
 
 def make_sequence(prompt: list[int], output: list[int] | None = None, *, seed: int = 0, **params: Any) -> Sequence:
@@ -57,7 +58,8 @@ def test_temperature_zero_takes_the_largest_and_of_equals_the_lowest_id() -> Non
 def test_the_repetition_penalty_is_that_of_transformers(penalty: float) -> None:
     (logits,) = random_logits(1)
     sequence = make_sequence([3, 4, 4, 9], [11, 11, 3], repetition_penalty=penalty)
-    expected = RepetitionPenaltyLogitsProcessor(penalty)(torch.tensor([list(sequence.tokens)]), logits[None].clone())[0]
+    ids = torch.LongTensor([list(sequence.tokens)])
+    expected = RepetitionPenaltyLogitsProcessor(penalty)(ids, logits[None].clone())[0]
     assert torch.equal(edited(logits, sequence), expected)
 
 
@@ -105,7 +107,7 @@ def kept(logits: Tensor, **params: Any) -> Tensor:
 def test_top_k_keeps_what_transformers_keeps(top_k: int) -> None:
     logits = random_logits(20)
     logits[:, 1::2] = logits[:, ::2]  # ties stay together in both
-    expected = TopKLogitsWarper(top_k)(torch.zeros(0), logits.clone()).isfinite()
+    expected = TopKLogitsWarper(top_k)(NO_IDS, logits.clone()).isfinite()
     assert torch.equal(kept(logits, top_k=top_k), expected)
 
 
@@ -117,14 +119,14 @@ def test_top_p_keeps_what_transformers_keeps(
 ) -> None:
     monkeypatch.setattr(sampler, "NUCLEUS", nucleus)
     logits = random_logits(20, spread=spread)
-    expected = TopPLogitsWarper(top_p)(torch.zeros(0), logits.clone()).isfinite()
+    expected = TopPLogitsWarper(top_p)(NO_IDS, logits.clone()).isfinite()
     assert torch.equal(kept(logits, top_p=top_p), expected)
 
 
 @pytest.mark.parametrize("min_p", [0.001, 0.1, 1.0])
 def test_min_p_keeps_what_transformers_keeps(min_p: float) -> None:
     logits = random_logits(20)
-    expected = MinPLogitsWarper(min_p)(torch.zeros(0), logits.clone()).isfinite()
+    expected = MinPLogitsWarper(min_p)(NO_IDS, logits.clone()).isfinite()
     assert torch.equal(kept(logits, min_p=min_p), expected)
 
 
@@ -132,7 +134,7 @@ def test_filters_apply_one_after_the_other_after_the_temperature() -> None:
     logits = random_logits(50, spread=2.0)
     expected = logits / 0.7
     for warper in (TopKLogitsWarper(20), TopPLogitsWarper(0.8), MinPLogitsWarper(0.2)):
-        expected = warper(torch.zeros(0), expected)
+        expected = warper(NO_IDS, expected)
     got = kept(logits, temperature=0.7, top_k=20, top_p=0.8, min_p=0.2)
     assert torch.equal(got, expected.isfinite())
 
