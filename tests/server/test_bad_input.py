@@ -207,6 +207,7 @@ def _of_the_native_routes() -> Iterator[Row]:
         ({"json_schema": "{}"}, UNSUPPORTED, "sampling_params.json_schema"),
         ({"max_new_tokens": 5000}, "context_length_exceeded", "sampling_params.max_new_tokens"),
         ({"n": 129}, VALUE, "sampling_params.n"),
+        ({"min_new_tokens": 5, "max_new_tokens": 4}, VALUE, "sampling_params.min_new_tokens"),
         ({"max_new_tokens": -1}, VALUE, "sampling_params.max_new_tokens"),
         ({"sampling_seed": 2**63}, VALUE, "sampling_params.sampling_seed"),
         ([{}, {}], VALUE, "sampling_params"),

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -151,17 +151,51 @@ def test_the_native_route_gives_the_tokens_of_the_answer(process: Process) -> No
     assert text["meta_info"]["finish_reason"] == {"type": "length", "length": 5}
 
 
-def wait_until(condition, timeout_s: float = 10.0) -> None:
+def wait_until(condition: Callable[[], bool], timeout_s: float = 10.0) -> None:
     end = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < end, "it did not happen in time"
         time.sleep(0.02)
 
 
-def test_sigterm_lets_a_stream_finish_and_exits_with_0(tiny_checkpoint: Path) -> None:
-    running = launch(tiny_checkpoint, "--served-model-name", "tiny")
+def test_a_client_that_leaves_stops_the_engine(process: Process) -> None:
+    sampling = {"max_new_tokens": 900, "ignore_eos": True}
+    body = json.dumps({"text": "abc", "stream": True, "sampling_params": sampling}).encode()
+    with socket.create_connection(("127.0.0.1", process.port)) as sock:
+        head = f"POST /generate HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
+        sock.sendall(f"{head}\r\n\r\n".encode() + body)
+        assert b"200 OK" in sock.recv(100)
+    wait_until(lambda: stats(process)["running"] == 0)
+    before = stats(process)
+    assert before["generated"] < 900
+    time.sleep(0.1)
+    assert stats(process)["steps"] == before["steps"]
+
+
+def stats(process: Process) -> dict[str, int]:
+    with urllib.request.urlopen(f"{process.url}/get_server_info", timeout=30) as reply:
+        return json.load(reply)["internal_states"][0]
+
+
+def test_a_missing_model_is_one_line_and_status_1(tmp_path: Path) -> None:
+    found = subprocess.run(
+        [sys.executable, "-m", "stolon.runtime", "--model-path", str(tmp_path), "--port", str(free_port())],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert found.returncode == 1
+    assert found.stderr.startswith("stolon.launch_server: error: ")
+    assert found.stderr.count("\n") == 1
+
+
+def test_sigterm_lets_a_stream_finish_and_exits_with_0(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    key = tmp_path / "key"
+    key.write_text("sk-CANARY\n")
+    running = launch(tiny_checkpoint, "--served-model-name", "tiny", "--api-key-file", str(key))
     try:
-        with OpenAI(base_url=f"{running.url}/v1", api_key="none", max_retries=0) as client:
+        with OpenAI(base_url=f"{running.url}/v1", api_key="sk-CANARY", max_retries=0) as client:
             stream = client.completions.create(
                 model="tiny",
                 prompt="abc",
@@ -180,3 +214,4 @@ def test_sigterm_lets_a_stream_finish_and_exits_with_0(tiny_checkpoint: Path) ->
         running.popen.kill()
         _, problem = running.popen.communicate()
     assert "Traceback" not in problem
+    assert "CANARY" not in problem + running.started

@@ -22,6 +22,7 @@ from .connection import listen
 from .flags import PROGRAM, parse
 from .service import Service
 from .settings import ServerConfig
+from .stopping import StopSignals, until_stopped
 
 if TYPE_CHECKING:
     from ..engine import Engine
@@ -106,10 +107,10 @@ async def _serve(settings: ServerConfig, config: EngineConfig, sock: socket.sock
     try:
         engine = await asyncio.to_thread(_load, config)
         service.serve(engine)
-        stop = _StopSignals()
+        stop = StopSignals()
         print(engine.memory_report)
         print(f"ready: {_url(sock)} serves {engine.model_name}", flush=True)
-        await _until_stopped(service, stop)
+        await until_stopped(service, stop)
         return 0
     finally:
         await listener.close()
@@ -132,40 +133,6 @@ def _load(config: EngineConfig) -> Engine:
     except Exception as error:
         logger.debug("loading failed", exc_info=error)
         raise _CannotStart(f"the model cannot be loaded: {type(error).__name__}: {error}", 1) from error
-
-
-async def _until_stopped(service: Service, stop: _StopSignals) -> None:
-    """Serve; after the first signal finish what is in flight, after the second end it."""
-    await stop.first.wait()
-    seconds = service.settings.drain_seconds
-    logger.info("stopping: %d requests in flight may take %g s more", service.in_flight, seconds)
-    service.refuse_new()
-    waits = [asyncio.create_task(service.idle()), asyncio.create_task(stop.second.wait())]
-    await asyncio.wait(waits, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
-    for task in waits:
-        task.cancel()
-    await service.end()
-
-
-class _StopSignals:
-    """SIGTERM and SIGINT, counted. A third one ends the process in the usual way."""
-
-    def __init__(self) -> None:
-        self.first = asyncio.Event()
-        self.second = asyncio.Event()
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._hit)
-
-    def _hit(self) -> None:
-        if not self.first.is_set():
-            self.first.set()
-            return
-        self.second.set()
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.remove_signal_handler(number)
-            signal.signal(number, signal.SIG_DFL)
 
 
 def _url(sock: socket.socket) -> str:

@@ -152,9 +152,13 @@ def native_values(path: str, value: object, table: Mapping[str, Check]) -> dict[
 
 def native_params(values: Values, *, max_tokens: int, **logprobs: Any) -> SamplingParams:
     """From checked `sampling_params`; `logprobs` are further fields of SamplingParams, of the request as a whole."""
+    least = values.get("min_new_tokens", 0)
+    if least > max_tokens:
+        path = "sampling_params.min_new_tokens"
+        raise invalid(f"{path} must be at most max_new_tokens ({max_tokens}), got {least}", path)
     return SamplingParams(
         max_tokens=max_tokens,
-        min_tokens=values.get("min_new_tokens", 0),
+        min_tokens=least,
         n=values.get("n", 1),
         seed=values.get("sampling_seed", None),
         include_stop=_includes_stop(values),
