@@ -160,6 +160,16 @@ class RuntimeEndpoint(Backend):
     async def close(self) -> None:
         await self._exchange.transport.close()
 
+    def shutdown(self) -> None:
+        """`close` for callers without an event loop, from any thread; does not wait. Forgetting it does no harm."""
+        self._exchange.transport.shutdown()
+
+    def __enter__(self) -> RuntimeEndpoint:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.shutdown()
+
     async def _learned(self, timeout_s: float | None = None) -> _Server:
         async with self._learning.here():
             if self._server is None:

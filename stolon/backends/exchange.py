@@ -81,6 +81,10 @@ class Transport(Protocol):
 
     async def close(self) -> None: ...
 
+    def shutdown(self) -> None:
+        """`close` for callers without an event loop, from any thread; does not wait."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Event:

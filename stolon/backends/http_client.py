@@ -65,6 +65,9 @@ class HTTPClient:
     async def close(self) -> None:
         await self._sessions.close()
 
+    def shutdown(self) -> None:
+        self._sessions.shutdown()
+
     async def _responded(self, method: str, url: str, body: Json | None) -> aiohttp.ClientResponse:
         session = self._sessions.here()
         for _ in range(_MAX_REDIRECTS):

@@ -124,3 +124,13 @@ class OpenAI(Backend):
 
     async def close(self) -> None:
         await self._protocol.exchange.transport.close()
+
+    def shutdown(self) -> None:
+        """`close` for callers without an event loop, from any thread; does not wait. Forgetting it does no harm."""
+        self._protocol.exchange.transport.shutdown()
+
+    def __enter__(self) -> OpenAI:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.shutdown()

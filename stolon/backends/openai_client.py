@@ -108,6 +108,9 @@ class OpenAIClient:
     async def close(self) -> None:
         await self._clients.close()
 
+    def shutdown(self) -> None:
+        self._clients.shutdown()
+
     def _new_client(self) -> Any:
         account = self._account
         options: dict[str, Any] = {

@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from typing import Generic, TypeVar
-from weakref import WeakKeyDictionary
+import weakref
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
 
+Made = MutableMapping[asyncio.AbstractEventLoop, T]
+
 
 class PerLoop(Generic[T]):
-    """close: None where nothing needs to be closed"""
+    """What is still open when this is dropped, or when the interpreter ends, is closed then.
+
+    close: None where nothing needs to be closed; must not hold on to this object
+    """
 
     def __init__(self, make: Callable[[], T], close: Callable[[T], Awaitable[None]] | None = None) -> None:
         self._make = make
         self._close = close
-        self._made: WeakKeyDictionary[asyncio.AbstractEventLoop, T] = WeakKeyDictionary()
+        self._made: Made[T] = weakref.WeakKeyDictionary()
+        if close is not None:
+            weakref.finalize(self, _abandon, self._made, close)
 
     def here(self) -> T:
         """The running loop's own, made when it is first asked for."""
@@ -29,14 +36,35 @@ class PerLoop(Generic[T]):
     async def close(self) -> None:
         """Close each on its own loop; those whose loop no longer runs have nothing left that could be closed."""
         here = asyncio.get_running_loop()
-        while self._made:
+        while self._made and self._close is not None:
             loop, made = self._made.popitem()
             if loop is here:
-                await self._closed(made)
+                await self._close(made)
             elif loop.is_running():
-                closing = asyncio.run_coroutine_threadsafe(self._closed(made), loop)
-                await asyncio.wrap_future(closing)
+                await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(_closed(made, self._close), loop))
 
-    async def _closed(self, made: T) -> None:
+    def shutdown(self) -> None:
+        """`close` for callers without an event loop, from any thread; does not wait."""
         if self._close is not None:
-            await self._close(made)
+            _abandon(self._made, self._close)
+
+
+async def _closed(made: T, close: Callable[[T], Awaitable[None]]) -> None:
+    await close(made)
+
+
+def _abandon(made: Made[Any], close: Callable[[Any], Awaitable[None]]) -> None:
+    while made:
+        loop, one = made.popitem()
+        if loop.is_running():
+            asyncio.run_coroutine_threadsafe(_closed(one, close), loop)
+        elif not loop.is_closed() and not _is_inside_a_loop():
+            loop.run_until_complete(_closed(one, close))
+
+
+def _is_inside_a_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True

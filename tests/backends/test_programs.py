@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -17,7 +19,7 @@ from stolon import GenerationError, OpenAI, RuntimeEndpoint, assistant, function
 from stolon.lang.backend import Backend
 from stolon.lang.errors import BackendProtocolError, StreamTruncatedError, UnsupportedError
 from stolon.lang.hub import get_hub
-from tests.backends.speakers import chat_events, native_events
+from tests.backends.speakers import TEXT, chat_events, native_events
 from tests.backends.upstream import Connection, Script, Upstream, event, reply, upstream
 
 
@@ -276,3 +278,39 @@ def test_a_batch_keeps_the_failures_of_some_to_themselves() -> None:
 def test_info_of_a_backend_is_its_servers() -> None:
     with served(reply(event("[DONE]")), kind="stolon") as server, closing(RuntimeEndpoint(server.origin)) as backend:
         assert stolon.get_server_info(backend)["model"] == "tiny"
+
+
+FORGETFUL = """
+import sys
+from stolon import OpenAI, RuntimeEndpoint, assistant, function, gen, user
+
+@function
+def ask(s):
+    s += user("Greet.")
+    s += assistant(gen("x"))
+
+for backend in (OpenAI("gpt-3.5-turbo", base_url=sys.argv[1] + "/v1", api_key="k"), RuntimeEndpoint(sys.argv[1])):
+    print(ask.run(backend=backend)["x"].encode())
+"""
+
+
+def test_a_script_that_forgets_to_close_its_backends_ends_without_a_word() -> None:
+    async def kept_alive(connection: Connection) -> None:
+        body = b"".join(chat_events())
+        connection.writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n")
+        await connection.send(b"Content-Length: %d\r\n\r\n%b" % (len(body), body))
+        await connection.wait_until_left()
+
+    with served(kept_alive, kind="vllm") as server:
+        script = [sys.executable, "-W", "always", "-c", FORGETFUL, server.origin]
+        ran = subprocess.run(script, capture_output=True, text=True, timeout=60, check=False)
+    assert ran.stderr == ""
+    assert ran.stdout == f"{TEXT.encode()}\n" * 2
+    assert ran.returncode == 0
+
+
+def test_a_backend_in_a_with_block_closes_its_connections_and_can_be_used_again() -> None:
+    with served(reply(b"".join(chat_events())), kind="vllm") as server, RuntimeEndpoint(server.origin) as backend:
+        assert ask.run(backend=backend)["x"] == TEXT
+        backend.shutdown()
+        assert ask.run(backend=backend)["x"] == TEXT
