@@ -31,7 +31,7 @@ class Failed:
     error: BaseException
 
 
-class Batch(Sequence[State[R]], Generic[R]):
+class Batch(Signal, Sequence[State[R]], Generic[R]):
     """The states of many runs, in the order of their items. Reading one waits for it.
 
     Each item is run exactly once; a failure stays with its own state.
@@ -45,6 +45,7 @@ class Batch(Sequence[State[R]], Generic[R]):
         limit: int | Literal["auto"],
         progress: bool,
     ) -> None:
+        super().__init__()
         self._items = items
         self._start = start
         self._limit = _checked_limit(limit)
@@ -55,7 +56,6 @@ class Batch(Sequence[State[R]], Generic[R]):
         self.order: list[int] = []  # indices of the items that have ended, first to last
         self._ended: list[bool] = [False] * len(items)
         self._cancelled = False
-        self.changed = Signal()
         self._progress = Progress(len(items)) if progress and items else None
         self._fill()
 
@@ -80,7 +80,7 @@ class Batch(Sequence[State[R]], Generic[R]):
             if self._progress is not None:
                 run = self.begun(index).chain.run
                 self._progress.step(failed=run.error() is not None, usage=run.usage())
-        self.changed.fire()
+        self.fire()
         self._fill()
 
     def begun(self, index: int) -> State[R]:
@@ -96,7 +96,7 @@ class Batch(Sequence[State[R]], Generic[R]):
 
     async def await_all(self) -> None:
         try:
-            await settle(When(lambda: len(self.order) == len(self._items), (self.changed,)))
+            await settle(When(lambda: len(self.order) == len(self._items), (self,)))
         except BaseException:
             self.cancel()
             raise
@@ -106,7 +106,7 @@ class Batch(Sequence[State[R]], Generic[R]):
             return
         refuse_to_block_a_loop("await f.amap(...)")
         try:
-            block(When(holds, (self.changed,)), lent=True)
+            block(When(holds, (self,)), lent=True)
         except BaseException:
             self.cancel()
             raise
@@ -206,7 +206,7 @@ class Completed(Generic[R]):
     async def __aiter__(self) -> AsyncIterator[tuple[int, State[R]]]:
         batch = self._batch
         for position in range(len(batch)):
-            await settle(When(lambda position=position: position < len(batch.order), (batch.changed,)))
+            await settle(When(lambda position=position: position < len(batch.order), (batch,)))
             yield batch.order[position], batch.begun(batch.order[position])
 
 

@@ -9,6 +9,8 @@ from typing import Any
 from .errors import BackendError, StreamTruncatedError
 from .types import Delta, FinishReason, Score, TokenLogprob, Usage
 
+_NO_USAGE = Usage()
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Info:
@@ -23,7 +25,7 @@ class Info:
     tokens: tuple[int, ...] = ()
     finish: FinishReason | None = None
     matched: str | int | None = None
-    usage: Usage = field(default_factory=Usage)
+    usage: Usage = _NO_USAGE
     logprobs: tuple[TokenLogprob, ...] | None = None
     prompt_logprobs: tuple[TokenLogprob | None, ...] | None = None
     probs: dict[str, float] = field(default_factory=dict[str, float])
@@ -32,6 +34,19 @@ class Info:
     seconds: float = 0.0
     method_meta: dict[str, object] = field(default_factory=dict[str, object])
     text_in_logprobs: bool = False
+
+    def as_delta(self) -> Delta:
+        """All of it as one increment."""
+        return Delta(
+            self.text,
+            list(self.tokens),
+            0,
+            None if self.logprobs is None else list(self.logprobs),
+            None if self.prompt_logprobs is None else list(self.prompt_logprobs),
+            self.finish,
+            self.matched,
+            self.usage,
+        )
 
     def meta(self) -> dict[str, Any]:
         """A fresh dictionary by SGLang's names."""
@@ -88,7 +103,7 @@ class Answers:
 
     def __init__(self, n: int) -> None:
         self._deltas: list[list[Delta]] = [[] for _ in range(n)]
-        self._usage = Usage()
+        self._usage = _NO_USAGE
 
     def add(self, delta: Delta) -> None:
         self._deltas[delta.index].append(delta)

@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextvars import ContextVar
@@ -60,20 +61,17 @@ Instant = Union[Text, RoleOpen, RoleClose, Scope, Branch]  # noqa: UP007
 Op = Union[Instant, Generation, Concatenate]  # noqa: UP007
 
 
-@dataclass(slots=True, eq=False)
-class Event:
-    """Something that a chain did: the prompt after it (before it, for a variable that was only begun)."""
+# What a chain did: the prompt after a piece that the program wrote, the variable of a generation that began, or the
+# branches of a fork. (typing.Union as above.)
+Event = Union[Prompt, Variable, tuple["Chain", ...]]  # noqa: UP007
 
-    prompt: Prompt
-    variable: Variable | None = None
-    branches: tuple[Chain, ...] = ()
-
+NO_USAGE = Usage()
 
 _ids = itertools.count(1)
 current_run: ContextVar[Run | None] = ContextVar("stolon_run", default=None)
 
 
-class Run:
+class Run(Signal):
     """One execution of a program: its settings, what is still busy, and what went wrong.
 
     is_async: the body is a coroutine, so a blocking read inside it would stop its loop
@@ -88,6 +86,7 @@ class Run:
         streaming: bool = False,
         timeout_s: float | None = None,
     ) -> None:
+        super().__init__()
         self.id = next(_ids)
         self.settings = settings
         self.is_async = is_async
@@ -95,23 +94,25 @@ class Run:
         # for everything that appending and executing share, of all chains of the run
         self.lock = threading.RLock()
         self.busy: set[Chain] = set()
-        self.failures: list[Failure] = []
+        self.failures: tuple[Failure, ...] = ()
         self.body_over = False
         self.body_error: BaseException | None = None
         self.unhandled: Failure | None = None  # the first failure that the program was never told of
         self.value: Any = None  # what the user's function returned
-        self.ended = Signal()
         self.readers = 0  # streams that read along
-        self.nested_usage = Usage()
+        self.nested_usage = NO_USAGE
         self.deadline: float | None = None
         self._parent = parent
-        self._nested: set[Run] = set()
+        self._nested: tuple[Run, ...] = ()
         self._timer: asyncio.TimerHandle | None = None
-        self._at_end: list[Callable[[], None]] = []
+        self._at_end: tuple[Callable[[], None], ...] = ()
         self._over = False
-        self.root = Chain(self)
+        # weakly: its state, its task or the body hold the root; a cycle would keep finished runs until the next
+        # full garbage collection
+        self._root: weakref.ref[Chain] | None = None
         if parent is not None:
-            parent._nested.add(self)
+            with parent.lock:
+                parent._nested += (self,)
             self.deadline = parent.deadline
         if timeout_s is not None:
             self._set_deadline(timeout_s)
@@ -133,7 +134,7 @@ class Run:
         return self.body_over and not self.busy
 
     def signals(self) -> Sequence[Signal]:
-        return (self.ended,)
+        return (self,)
 
     def end_body(self, error: BaseException | None = None) -> None:
         """The user's function returned, or raised `error`; what it left running after an error is cancelled."""
@@ -142,9 +143,7 @@ class Run:
         if error is not None:
             self.cancel()
         self.look()
-        # for readers that wait for a name to be declared
-        self.root.moved.fire()
-        self.ended.fire()
+        self.fire()  # for readers that wait for a name to be declared
 
     def look(self) -> None:
         """Announce the end, once, if this is it."""
@@ -152,15 +151,15 @@ class Run:
             if self._over or not self.ready():
                 return
             self._over = True
-            calls, self._at_end = self._at_end, []
+            calls, self._at_end = self._at_end, ()
         self.unhandled = next((failure for failure in self.failures if not failure.delivered), None)
         if self._timer is not None:
             get_hub().post(self._timer.cancel)
         if self._parent is not None:
-            self._parent._nested.discard(self)
-            self._parent.nested_usage += self.usage()
-        self.root.moved.fire()
-        self.ended.fire()
+            with self._parent.lock:
+                self._parent._nested = tuple(run for run in self._parent._nested if run is not self)
+                self._parent.nested_usage += self.usage()
+        self.fire()
         for call in calls:
             call()
 
@@ -168,19 +167,32 @@ class Run:
         """Call `call` when the run is over, on whatever thread ends it; at once if it is."""
         with self.lock:
             if not self._over:
-                self._at_end.append(call)
+                self._at_end += (call,)
                 return
         call()
 
     def cancel(self, cause: BaseException | None = None) -> None:
         """Fail what is pending and abort it at the backend. Nothing happens after the end."""
         if not self._over:
-            self.root.cancel(cause)
-            for nested in tuple(self._nested):
+            root = self.root()
+            if root is not None:
+                root.cancel(cause)
+            for nested in self._nested:
                 nested.cancel(cause)
 
     def usage(self) -> Usage:
-        return self.root.total_usage() + self.nested_usage
+        root = self.root()
+        return self.nested_usage if root is None else root.total_usage() + self.nested_usage
+
+    def root(self) -> Chain | None:
+        """The main line; None once nobody holds it any more."""
+        return None if self._root is None else self._root()
+
+    def begin(self) -> Chain:
+        """The main line, new. Called once."""
+        root = Chain(self)
+        self._root = weakref.ref(root)
+        return root
 
     def raise_failure(self) -> None:
         """Raise the error of the user's function itself, or the first failure that the program was not told of."""
@@ -194,7 +206,7 @@ class Run:
         return None if self.unhandled is None else self.unhandled.error()
 
 
-class Chain:
+class Chain(Signal):
     """What one state said, and what it still has to do. A passive object: only a generation makes it a task.
 
     While it is idle, text and roles are applied where they are appended; while it is busy, everything waits its turn.
@@ -202,11 +214,12 @@ class Chain:
     """
 
     __slots__ = (
-        "_busy", "_current", "_forks", "_pending", "_scopes", "_task", "base", "branch", "children", "events",
-        "failure", "idle", "joined", "moved", "path", "prompt", "run", "usage", "width",
+        "__weakref__", "_busy", "_current", "_forks", "_pending", "_scopes", "_task", "base", "branch", "children",
+        "events", "failure", "joined", "path", "prompt", "run", "width",
     )  # fmt: skip
 
     def __init__(self, run: Run, *, path: tuple[int, ...] = (), branch: str = "", width: int = 1) -> None:
+        super().__init__()
         self.run = run
         self.path = path
         self.branch = branch
@@ -214,17 +227,14 @@ class Chain:
         self.prompt: Prompt = EMPTY
         self.base: Prompt = EMPTY  # where it began
         self.events: list[Event] = []
-        self.moved = Signal()  # for readers of `events`
-        self.idle = Signal()
         self.failure: Failure | None = None
         self.joined = False
-        self.children: list[Chain] = []
-        self.usage = Usage()
+        self.children: tuple[Chain, ...] = ()
         self._busy = False
         self._forks = 0
-        self._pending: deque[Op] = deque()
+        self._pending: deque[Op] | None = None
         self._current: Generation | None = None
-        self._scopes: dict[Variable, Prompt] = {}
+        self._scopes: dict[Variable, Prompt] | None = None
         self._task: asyncio.Task[None] | None = None
 
     # -- as something to wait for: idle
@@ -233,7 +243,11 @@ class Chain:
         return not self._busy
 
     def signals(self) -> Sequence[Signal]:
-        return (self.idle,)
+        return (self,)
+
+    def has_ended(self) -> bool:
+        """Whether nothing more will be said here."""
+        return self.run.ready() or self.failure is not None or (self.joined and not self._busy)
 
     # -- from the program's side, any thread
 
@@ -245,19 +259,25 @@ class Chain:
         with self.run.lock:
             self._check_open()
             if self._busy:
-                self._pending.append(op)
+                self._queue(op)
                 return
             if not isinstance(op, (Generation, Concatenate)):
                 self._apply(op)
                 start = False
             else:
-                self._pending.append(op)
+                self._queue(op)
                 self._hold()
                 start = True
         if start:
             get_hub().post(self._start)
         else:
-            self.moved.fire()
+            self.fire()
+
+    def _queue(self, op: Op) -> None:
+        if self._pending is None:
+            self._pending = deque((op,))
+        else:
+            self._pending.append(op)
 
     def _check_open(self) -> None:
         if self.failure is not None:
@@ -279,7 +299,7 @@ class Chain:
         )
         with self.run.lock:
             self._check_open()
-            self.children.extend(children)
+            self.children += children
             for child in children:
                 child._hold()
             self.append(Branch(children))
@@ -302,7 +322,10 @@ class Chain:
 
     def total_usage(self) -> Usage:
         """Of this chain and its branches."""
-        total = self.usage
+        total = NO_USAGE
+        for event in self.events:
+            if isinstance(event, Variable) and event.info is not None:
+                total += event.info.usage
         for child in self.children:
             total += child.total_usage()
         return total
@@ -317,14 +340,15 @@ class Chain:
         match op:
             case Text() | RoleOpen() | RoleClose():
                 self.prompt = self.prompt.append(op)
-                self.events.append(Event(self.prompt))
+                self.events.append(self.prompt)
             case Scope(variable, opens):
+                scopes = self._scopes = self._scopes or {}
                 if opens:
-                    self._scopes[variable] = self.prompt
+                    scopes[variable] = self.prompt
                 else:
-                    variable.resolve(_said_since(self.prompt, self._scopes.pop(variable)))
+                    variable.resolve(_said_since(self.prompt, scopes.pop(variable)))
             case Branch(children):
-                self.events.append(Event(self.prompt, None, children))
+                self.events.append(children)
                 for child in children:
                     child._begin(self.prompt)
 
@@ -352,7 +376,7 @@ class Chain:
                 else:
                     with self.run.lock:
                         self._apply(op)
-                    self.moved.fire()
+                    self.fire()
         except asyncio.CancelledError:
             # whoever cancelled has failed the chain before; only the hub's end comes without that
             self.fail(Failure("the state", NOWHERE, self.branch, None, cancelled=True))
@@ -367,6 +391,7 @@ class Chain:
         with self.run.lock:
             if self._pending:
                 return self._pending.popleft()
+            self._pending = None
             self._busy = False
             return None
 
@@ -377,14 +402,14 @@ class Chain:
                 return
             self._busy = False
             self.run.busy.discard(self)
-        self.idle.fire()
+        self.fire()
         if self.run.body_over:
             self.run.look()
 
     async def _generate(self, op: Generation) -> None:
         self._current = op
-        self.events.append(Event(self.prompt, op.variable))
-        self.moved.fire()
+        self.events.append(op.variable)
+        self.fire()
         timer = self._arm(op)
         try:
             info = await answer(self._asked(op))
@@ -399,7 +424,6 @@ class Chain:
         self._current = None
         self.width = 1  # what follows is each branch's own
         self.prompt = self.prompt.append(Generated(info.text, info.tokens))
-        self.usage += info.usage
         op.variable.resolve([one.text for one in info.alternatives] if info.alternatives else info.text, info)
 
     def _asked(self, op: Generation) -> Asked:
@@ -444,8 +468,8 @@ class Chain:
             for piece in _pieces_since(child.prompt, child.base):
                 if isinstance(piece, (Text, Generated)):
                     self.prompt = self.prompt.append(piece)
-                    self.events.append(Event(self.prompt))
-        self.moved.fire()
+                    self.events.append(self.prompt)
+        self.fire()
 
     def fail(self, failure: Failure) -> None:
         """Give `failure` to everything pending, and to whatever is appended later."""
@@ -453,10 +477,10 @@ class Chain:
             if self.failure is not None:
                 return
             self.failure = failure
-            self.run.failures.append(failure)
-            ops: list[Op] = [*([self._current] if self._current else []), *self._pending]
-            self._pending.clear()
-            open_scopes = tuple(self._scopes)
+            self.run.failures += (failure,)
+            ops: list[Op] = [*([self._current] if self._current else []), *(self._pending or ())]
+            self._pending = None
+            open_scopes = tuple(self._scopes or ())
         for variable in open_scopes:
             variable.fail(failure)
         for op in ops:
@@ -469,7 +493,7 @@ class Chain:
                         child._rest()
                 case Text() | RoleOpen() | RoleClose() | Concatenate():
                     pass
-        self.moved.fire()
+        self.fire()
 
 
 def _pieces_since(prompt: Prompt, start: Prompt) -> list[Piece]:

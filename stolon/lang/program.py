@@ -182,7 +182,7 @@ class Function(Generic[P, R]):
         caller: Run | None = None,
     ) -> Execution:
         run = Run(settings, parent=caller, is_async=self.is_async, streaming=streaming, timeout_s=timeout_s)
-        return Execution(self.func, State[Any](run.root), args, kwargs, self.is_async)
+        return Execution(self.func, State[Any](run.begin()), args, kwargs, self.is_async)
 
     def _with_bound(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
         if not self.bind_arguments:

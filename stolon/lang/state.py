@@ -158,7 +158,7 @@ class State(Generic[R_co]):
 
     def __setitem__(self, name: str, value: object) -> None:
         self.writer.named[name] = assigned(name, value)
-        self.chain.moved.fire()
+        self.chain.fire()
 
     def __contains__(self, name: object) -> bool:
         """Whether `name` has a value already; never waits."""
@@ -178,7 +178,7 @@ class State(Generic[R_co]):
         run = self.chain.run
         if not run.streaming or run.body_over or current_run.get() is run or self.writer.find(name) is not None:
             return None
-        return Wait(When(lambda: self.writer.find(name) is not None or run.body_over, (self.chain.moved, run.ended)))
+        return Wait(When(lambda: self.writer.find(name) is not None or run.body_over, (self.chain, run)))
 
     def _known(self, name: Name | Gen[Any] | Select[Any]) -> Variable:
         variable = self.writer.find(name)
@@ -235,7 +235,7 @@ class State(Generic[R_co]):
         return run.error() if self._is_root() and run.ready() else None
 
     def _is_root(self) -> bool:
-        return self.chain is self.chain.run.root
+        return self.chain is self.chain.run.root()
 
     def _whole(self) -> Waitable:
         """What a reader waits for: the program itself waits for its own work, others for the end of the program."""

@@ -117,20 +117,22 @@ def _leave_early(run: Run) -> None:
 
 def variable_steps(variable: Variable) -> Steps[Delta]:
     """The increments of a variable from its beginning. Raises GenerationError where it fails, after what it had."""
-    variable.add_reader(1)
+    variable.add_reader(1)  # from here on its log stays
     position = 0
+    more = When(lambda: variable.done or position < len(variable.log or ()), (variable,))
     try:
         while True:
-            if position < len(variable.log):
-                yield variable.log[position]
+            # in this order: the log cannot grow after `done`
+            done = variable.done
+            heard = variable.heard() if done or variable.log is not None else ()
+            if position < len(heard):
+                yield heard[position]
                 position += 1
-            elif variable.done:
-                # looked at in this order: the log cannot grow after it was done
-                if position >= len(variable.log):
-                    variable.result()
-                    return
+            elif done:
+                variable.result()
+                return
             else:
-                yield Wait(When(lambda: variable.done or position < len(variable.log), (variable.changed,)))  # noqa: B023
+                yield Wait(more)
     finally:
         variable.add_reader(-1)
 
@@ -185,30 +187,26 @@ def piece_steps(chain: Chain, render: Callable[[Prompt], str | None] | None = No
         if position < len(chain.events):
             event = chain.events[position]
             position += 1
-            if event.variable is None:
-                text = "" if event.branches else transcript.after(event.prompt)
+            if isinstance(event, Prompt):
+                text = transcript.after(event)
                 if text:
                     yield Piece(text)
-                continue
-            for step in variable_steps(event.variable):
-                if isinstance(step, Wait):
-                    yield step
-                elif step.text or step.finish:
-                    transcript.add(step.text)
-                    yield Piece(step.text, event.variable.name, tuple(step.tokens), step.finish, generated=True)
-        elif chain.run.ready() or chain.failure is not None or (chain.joined and chain.ready()):
+            elif isinstance(event, Variable):
+                yield from _generated(event, transcript)
+        elif chain.has_ended():
             if position >= len(chain.events):
                 return
         else:
-            yield Wait(_more_events(chain, position))
+            yield Wait(When(lambda: chain.has_ended() or position < len(chain.events), (chain, chain.run)))  # noqa: B023
 
 
-def _more_events(chain: Chain, position: int) -> When:
-    def holds() -> bool:
-        ended = chain.run.ready() or chain.failure is not None or (chain.joined and chain.ready())
-        return ended or position < len(chain.events)
-
-    return When(holds, (chain.moved, chain.idle, chain.run.ended))
+def _generated(variable: Variable, transcript: Transcript) -> Steps[Piece]:
+    for step in variable_steps(variable):
+        if isinstance(step, Wait):
+            yield step
+        elif step.text or step.finish:
+            transcript.add(step.text)
+            yield Piece(step.text, variable.name, tuple(step.tokens), step.finish, generated=True)
 
 
 class Transcript:

@@ -29,12 +29,12 @@ class Trace:
 
     def __iter__(self) -> Iterator[Step]:
         for event in tuple(self._chain.events):
-            if event.variable is not None:
-                yield _generation(event.variable)
-            elif event.branches:
-                yield Step("fork", f"{len(event.branches)} branches", branches=tuple(map(Trace, event.branches)))
+            if isinstance(event, Variable):
+                yield _generation(event)
+            elif isinstance(event, tuple):
+                yield Step("fork", f"{len(event)} branches", branches=tuple(map(Trace, event)))
             else:
-                match event.prompt.piece:
+                match event.piece:
                     case Text(value) | Generated(value):
                         yield Step("text", value)
                     case RoleOpen(role):

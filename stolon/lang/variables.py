@@ -11,7 +11,7 @@ from typing import Protocol
 
 from .errors import Cancelled, GenerationError
 from .hub import poster
-from .info import Info, merged
+from .info import Info
 from .ir import NOWHERE, Origin, where
 from .pool import waiting
 from .types import Delta
@@ -25,18 +25,21 @@ class Signal:
     __slots__ = ("_waiters",)
 
     def __init__(self) -> None:
-        self._waiters: list[Callable[[], None]] = []
+        self._waiters: list[Callable[[], None]] | None = None  # made when needed: most signals are never waited for
 
     def subscribe(self, wake: Callable[[], None]) -> None:
         with _lock:
-            self._waiters.append(wake)
+            if self._waiters is None:
+                self._waiters = [wake]
+            else:
+                self._waiters.append(wake)
 
     def fire(self) -> None:
         # unlocked: who subscribes after this look checks again what it waits for
         if self._waiters:
             with _lock:
-                waiters, self._waiters = self._waiters, []
-            for wake in waiters:
+                waiters, self._waiters = self._waiters, None
+            for wake in waiters or ():
                 wake()
 
 
@@ -136,23 +139,24 @@ class Failure:
         return f"{type(self.cause).__name__}: {self.cause}"
 
 
-class Variable:
+class Variable(Signal):
     """What one appended `gen` or `select` (or assignment, scope, join) becomes.
 
-    log: the increments so far, in order; any number of cursors read it. Once the value is there and nobody reads
-    along, it shrinks to one increment that holds everything.
+    log: the increments so far, in order; any number of cursors read it. It goes when the value is there and nobody
+    reads along; later readers get everything as one increment.
     """
 
     __slots__ = (
-        "changed", "done", "failure", "info", "label", "log", "name", "open_scope", "origin", "readers",
+        "done", "failure", "info", "label", "log", "name", "open_scope", "origin", "readers",
         "text_in_logprobs", "value",
     )  # fmt: skip
 
     def __init__(self, name: str | None, label: str, origin: Origin = NOWHERE) -> None:
+        super().__init__()
         self.name = name
         self.label = label
         self.origin = origin
-        self.log: list[Delta] = []
+        self.log: list[Delta] | None = None
         self.value: object = None
         self.info: Info | None = None
         self.failure: Failure | None = None
@@ -160,17 +164,28 @@ class Variable:
         self.open_scope = False
         self.readers = 0
         self.text_in_logprobs = False
-        self.changed = Signal()
 
     def ready(self) -> bool:
         return self.done
 
     def signals(self) -> Sequence[Signal]:
-        return (self.changed,)
+        return (self,)
 
     def feed(self, delta: Delta) -> None:
-        self.log.append(delta)
-        self.changed.fire()
+        if self.log is None:
+            self.log = [delta]
+        else:
+            self.log.append(delta)
+        self.fire()
+
+    def heard(self) -> Sequence[Delta]:
+        """The increments so far, from the first; of a variable that is done, they may be one."""
+        log = self.log
+        if log is not None:
+            return log
+        if self.info is not None:
+            return (self.info.as_delta(),)
+        return (Delta(self.value),) if isinstance(self.value, str) else ()
 
     def resolve(self, value: object, info: Info | None = None) -> None:
         """Give it its value; a second outcome of any kind is ignored, for a cancellation may race with the end."""
@@ -178,11 +193,9 @@ class Variable:
             if self.done:
                 return
             self.value, self.info, self.done = value, info, True
-            if not self.log and isinstance(value, str):
-                self.log = [Delta(value)]  # was never streamed: a scope, an assignment
-            elif len(self.log) > 1 and not self.readers:
-                self.log = [merged(self.log)]
-        self.changed.fire()
+            if not self.readers:
+                self.log = None
+        self.fire()
 
     def add_reader(self, count: int) -> None:
         with _lock:
@@ -193,7 +206,7 @@ class Variable:
             if self.done:
                 return
             self.failure, self.done = failure, True
-        self.changed.fire()
+        self.fire()
 
     def result(self) -> object:
         """The value of a variable that is done. Raises GenerationError."""
@@ -208,9 +221,9 @@ class Variable:
             if self.done:
                 call()
             else:
-                self.changed.subscribe(look)
+                self.subscribe(look)
                 if self.done:
-                    self.changed.fire()
+                    self.fire()
 
         look()
 

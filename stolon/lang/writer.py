@@ -135,4 +135,4 @@ class Writer:
         self.named[variable.name] = variable
         if node is not None:
             self.handles[node] = variable
-        self.chain.moved.fire()
+        self.chain.fire()
