@@ -101,12 +101,17 @@ class RadixTree:
         self.epoch = 0
         self._serial = 0
         self._tick = 0
-        self._heap: list[tuple[int, int, RadixNode]] = []
+        self._heap: list[tuple[int, int, int, RadixNode]] = []
 
     @property
     def grown(self) -> int:
         """Changes whenever a match could have become longer."""
         return self._serial
+
+    def tick(self) -> int:
+        """A moment for `RadixNode.access`, later than all before."""
+        self._tick += 1
+        return self._tick
 
     # -- finding
 
@@ -282,7 +287,7 @@ class RadixTree:
         """Queue a leaf for eviction, if it is one and nobody holds it. Entries that turn stale are skipped later."""
         if not (node.queued or node.children or node.locks or node.pins or node.parent is None):
             node.queued = True
-            heapq.heappush(self._heap, (node.access, node.serial, node))
+            heapq.heappush(self._heap, (node.access, node.end, node.serial, node))
 
     def evict(self, count: int) -> list[NDArray[np.int32]]:
         """Drop the least recently used leaves, the last one in part, until `count` tokens (whole pages) are gone.
@@ -291,7 +296,7 @@ class RadixTree:
         """
         freed: list[NDArray[np.int32]] = []
         while count > 0 and self._heap:
-            access, _, node = heapq.heappop(self._heap)
+            access, _, _, node = heapq.heappop(self._heap)
             node.queued = False
             if not node.alive or node.children or node.locks or node.pins:
                 continue

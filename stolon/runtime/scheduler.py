@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 from ..lang.errors import ContextLengthError, EngineError, InvalidRequest, OverloadedError
 from ..lang.types import FinishReason
@@ -228,7 +229,7 @@ class Scheduler:
             pinned=tree.pinned,
             evictable=tree.evictable,
             evicted=self.holdings.evicted,
-            counters=self.counters,
+            counters=replace(self.counters),
         )
 
     def check(self, plan: Plan | None = None) -> None:

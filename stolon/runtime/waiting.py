@@ -91,6 +91,15 @@ class WaitingQueue:
             )
             candidate.epoch = tree.epoch
 
+    def look_up_all(self, candidates: list[Candidate]) -> None:
+        """`look_up`, and tell the tree what is wanted: it evicts that after what nobody waits for."""
+        tree = self._holdings.tree
+        now = tree.tick()
+        for candidate in candidates:
+            self.look_up(candidate)
+            if candidate.node is not None:
+                candidate.node.access = now
+
     def rank(self, candidate: Candidate) -> Rank:
         """Smallest first: who was overtaken too often, priority, who was preempted, longest cached prefix, arrival."""
         sequence = candidate.sequence
@@ -118,8 +127,7 @@ class MeritOrder:
     def __init__(self, queue: WaitingQueue, candidates: list[Candidate]) -> None:
         self._queue = queue
         if queue.by_prefix:
-            for candidate in candidates:
-                queue.look_up(candidate)
+            queue.look_up_all(candidates)
         self._heap = [(queue.rank(c), c.length, c) for c in candidates]
         heapq.heapify(self._heap)
         self._kin: dict[Place, list[Candidate]] | None = None
