@@ -107,6 +107,8 @@ LENGTHS: dict[str, Length] = {
 
 ANSWERS = 1024  # prompts of one request times answers to each
 BODY_BYTES = 32 << 20
+CHUNKING = 3  # how many times larger than its body a chunked request may be ...
+CHUNKING_FREE_BYTES = 1 << 20  # ... beyond so many bytes
 DIGITS = 400  # of one number in a body; Python refuses 4300 by itself
 ERROR_CHARACTERS = 800  # of one error message; its body stays below 4 KiB whatever the characters
 ECHO_CHARACTERS = 120  # of the input that an error message may repeat

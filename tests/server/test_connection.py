@@ -241,6 +241,25 @@ async def test_a_body_in_chunks_of_one_byte_is_read(server: Running) -> None:
     assert parsed(await exchange(server.port, sent)).status == 200
 
 
+async def test_a_large_body_in_chunks_of_one_byte_is_refused_before_it_costs_much(server: Running) -> None:
+    chunks = b"1\r\n \r\n" * 400_000
+    sent = HEAD + b"Transfer-Encoding: chunked\r\n\r\n" + chunks
+    reply = parsed(await exchange(server.port, sent, timeout_s=10))
+    assert reply.status == 400
+    assert json.loads(reply.body)["error"]["code"] == "chunks_too_small"
+
+
+async def test_a_client_that_leaves_within_its_body_leaves_no_traceback(
+    server: Running, caplog: pytest.LogCaptureFixture
+) -> None:
+    _, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    writer.write(HEAD + b'Content-Length: 1000\r\n\r\n{"text"')
+    await until(lambda: server.service.in_flight == 1)
+    writer.transport.abort()
+    await until(lambda: server.service.in_flight == 0)
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+
+
 @pytest.mark.parametrize("sent_id", ["", "x" * 129, "x" * 5000, "caf\xe9", "a\tb"])
 async def test_an_id_that_is_not_fit_to_be_repeated_is_replaced(server: Running, sent_id: str) -> None:
     reply = await ask(server.port, f"GET /health HTTP/1.1\nHost: a\nX-Request-Id: {sent_id}")

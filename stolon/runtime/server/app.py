@@ -40,8 +40,7 @@ ROUTES: tuple[tuple[str, str, ServiceHandler], ...] = (
 def build_app(service: Service, key_digest: bytes | None) -> web.Application:
     """The application over `service`; `key_digest` is None where no key is asked for."""
     surroundings = _Surroundings(service, key_digest)
-    # reading a body has a limit of its own, from the settings
-    app = web.Application(middlewares=[surroundings.around], client_max_size=service.settings.body_limit_bytes)
+    app = web.Application(middlewares=[surroundings.around])
     for method, path, handler in ROUTES:
         app.router.add_route(method, path, _bound(handler, service), expect_handler=_say_nothing_yet)
     app.on_response_prepare.append(_finish_headers)

@@ -6,7 +6,7 @@ import asyncio
 import json
 import math
 from collections.abc import Iterator
-from typing import cast
+from typing import Protocol, cast
 
 from aiohttp import web
 
@@ -38,14 +38,36 @@ async def _read(request: web.Request, limit_bytes: int, timeout_s: float) -> byt
         assert request.transport is not None
         request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
     try:
-        return await asyncio.wait_for(request.read(), timeout_s)
+        return await asyncio.wait_for(_gather(request, limit_bytes, too_large), timeout_s)
     except asyncio.TimeoutError:
         message = f"the request body did not arrive within {timeout_s:g} seconds"
         raise HttpError(408, "request_timeout", message, close=True) from None
-    except web.HTTPRequestEntityTooLarge:
-        raise too_large from None
     except web.RequestPayloadError as error:
         raise HttpError(400, "invalid_json", "the request body cannot be decoded", close=True) from error
+    except ConnectionResetError as error:
+        raise HttpError(
+            400, "incomplete_body", "the client left before its request was complete", close=True
+        ) from error
+
+
+class _Counting(Protocol):
+    """Our connections: how many bytes have come in."""
+
+    received_bytes: int
+
+
+async def _gather(request: web.Request, limit_bytes: int, too_large: HttpError) -> bytes:
+    connection = cast(_Counting, request.protocol)
+    began = connection.received_bytes
+    body = bytearray()
+    while piece := await request.content.readany():
+        body += piece
+        if len(body) > limit_bytes:
+            raise too_large
+        # a chunk costs the parser microseconds even if it brings one byte
+        if connection.received_bytes - began > limits.CHUNKING * len(body) + limits.CHUNKING_FREE_BYTES:
+            raise HttpError(400, "chunks_too_small", "the request body comes in too many small chunks", close=True)
+    return bytes(body)
 
 
 def parse(raw: bytes) -> JsonObject:

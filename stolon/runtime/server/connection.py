@@ -37,12 +37,14 @@ class Connection(RequestHandler):
         self._header_timer: asyncio.TimerHandle | None = None
         self._write_timer: asyncio.TimerHandle | None = None
         self._unread = 0
+        self.received_bytes = 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
         self._header_timer = self._loop.call_later(self._header_timeout_s, self._too_late)
 
     def data_received(self, data: bytes) -> None:
+        self.received_bytes += len(data)
         super().data_received(data)
         if self._header_timer is not None and self._request_count:
             self._header_timer.cancel()

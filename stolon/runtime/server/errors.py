@@ -89,8 +89,6 @@ def _from_aiohttp(error: web.HTTPException) -> HttpError:
             allowed = ", ".join(sorted(error.allowed_methods))
             message = f"this route does not take {clip(error.method)}; use {allowed}"
             return HttpError(405, "method_not_allowed", message, headers=(("Allow", allowed),))
-        case web.HTTPRequestEntityTooLarge():
-            return HttpError(413, "request_too_large", "the request body is too large", close=True)
         case _:
             return HttpError(error.status, "http_error", error.reason.lower())
 
