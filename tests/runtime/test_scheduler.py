@@ -171,6 +171,21 @@ def test_equal_prefixes_come_together_in_a_small_cache() -> None:
     assert grouped("lpm") > 2 * grouped("fcfs")
 
 
+@pytest.mark.parametrize(("follows", "found"), [(31, 2), (30, 1)])
+def test_a_prompt_in_progress_takes_over_what_others_have_computed_meanwhile(follows: int, found: int) -> None:
+    engine = Engine(config={"token_budget": 4})
+    first = engine.submit(prompt_of(20), max_tokens=12)
+    while first.num_output < 9:
+        engine.step()
+    params = SamplingParams(max_tokens=12, ignore_eos=True)
+    told = prompt_of(20) + generate(prompt_of(20), "", params, 0, CONTEXT)
+    second = engine.submit(told[:follows] + [VOCABULARY] * 10)
+    engine.run().check_answers()
+    assert (
+        second.cached == 20 + found
+    )  # 20..28 it computed itself, three in each of the steps until the first had ended
+
+
 # -- order
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 from hypothesis.strategies import booleans, integers, lists, sampled_from, sets
@@ -71,7 +69,7 @@ class EngineMachine(RuleBasedStateMachine):
 
     @rule(budget=sampled_from([1, 3, 16, 64]))
     def change_the_chunk_size(self, budget: int) -> None:
-        self.world.scheduler.config = replace(self.world.scheduler.config, token_budget=budget)
+        self.world.change_budget(budget)
 
     @rule(times=integers(1, 3))
     def refuse_memory(self, times: int) -> None:

@@ -173,6 +173,9 @@ class World:
             return False
         return self._reserve(tokens)
 
+    def change_budget(self, tokens: int) -> None:
+        self.scheduler.config = replace(self.scheduler.config, token_budget=tokens)
+
     def refuse_memory(self, times: int) -> None:
         """The next so many times that memory is asked for there is none."""
         self._refusals = times
@@ -198,7 +201,6 @@ class World:
                 if self.scheduler.flush():
                     self._expect(holdings.tree.cached == 0 and not running, "a flush left something")
             case _:
-                self.scheduler.config = replace(self.scheduler.config, token_budget=rng.choice([1, 3, 16, 64]))
                 self.scheduler.end_program(rng.randrange(1, 4))
 
     # -- running
@@ -209,6 +211,8 @@ class World:
         for _ in range(steps):
             if rng.random() < self._load:
                 self.submit_randomly()
+            if rng.random() < 0.03:
+                self.change_budget(rng.choice([1, 2, 3, 5, 16, 64]))
             if not self.calm and rng.random() < self._trouble:
                 self.trouble()
             self._abort_someone()
