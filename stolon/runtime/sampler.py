@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..kernels.draw import draw, draw_keys
+from ..kernels.draw import draw, draw_keys, first_largest
 from ..lang.errors import EngineError, InvalidRequest
 from ..lang.types import SamplingParams, TokenLogprob
 from .sequence import RowResult, Sequence
@@ -40,7 +40,7 @@ def sample(logits: Tensor, sequences: list[Sequence], eos_token_ids: frozenset[i
         if results[i].error is None:
             _edit(logits[i], sequence, eos_token_ids)
     drawn = [i for i, r in enumerate(results) if r.error is None and sequences[i].params.temperature > 0]
-    tokens = best_tokens(logits)
+    tokens: list[int] = first_largest(logits).tolist()
     step = max(1, CHUNK_ITEMS // logits.shape[1])
     for low in range(0, len(drawn), step):
         chunk = drawn[low : low + step]
@@ -54,14 +54,6 @@ def sample(logits: Tensor, sequences: list[Sequence], eos_token_ids: frozenset[i
         for i, logprob in zip(wanted, logprobs(raw, asked), strict=True):
             results[i].logprob = logprob
     return results
-
-
-def best_tokens(logits: Tensor) -> list[int]:
-    """The id of the largest logit of each row, the lowest where several are."""
-    if logits.device.type == "cpu":
-        # numpy's argmax is vectorised; torch's takes 20 times as long for a large vocabulary
-        return logits.numpy().argmax(1).tolist()
-    return logits.argmax(1).tolist()
 
 
 def _why_not(sequence: Sequence, vocab: int, finite: bool) -> Exception | None:
@@ -138,7 +130,8 @@ def _nucleus_floor(scaled: Tensor, best: Tensor, floor: Tensor, top_p: float) ->
     needed = weights.sum() * top_p
     reached = (best - best[0]).exp_().cumsum(0)
     if reached[-1] < needed and best.shape[0] < scaled.shape[0]:
-        best = scaled.sort(descending=True).values
+        # numpy sorts four times as fast; a copy, because torch knows no negative strides
+        best = torch.from_numpy(np.sort(scaled.numpy())[::-1].copy())
         reached = (best - best[0]).exp_().cumsum(0)
     last = min(int(torch.searchsorted(reached, needed)), best.shape[0] - 1)
     return torch.maximum(floor, best[last])
