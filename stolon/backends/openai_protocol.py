@@ -23,6 +23,11 @@ from .turns import turns_of
 CHAT_PATH = "/chat/completions"
 COMPLETIONS_PATH = "/completions"
 
+_NO_METHODS = (
+    "choices_method",
+    "it picks an option by a JSON schema and gives no scores; leave it out, or use RuntimeEndpoint, which has them",
+)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Served:
@@ -54,7 +59,7 @@ class Served:
             continue_assistant=self.is_chat is False or self.dialect.continues,
             score=self.scores,
             choose=self.is_chat is not False,
-            refusals=self.dialect.refusals(),
+            refusals=(*self.dialect.refusals(), *(() if self.scores else (_NO_METHODS,))),
         )
 
 
