@@ -63,15 +63,15 @@ def measure(program: Any, count: int) -> dict[str, float]:
     wall_s: list[float] = []
     threads = 0
     for _ in range(RUNS):
-        backend = Scripted("some words", latency_s=LATENCY_S)
+        backend = Scripted("some words", latency_s=LATENCY_S, record=False)
         set_default_backend(backend)
         most = MostThreads()
         cpu, wall = time.process_time(), time.perf_counter()
-        batch = program.map([f"topic {i}" for i in range(count)])
+        batch = program.map([f"topic {i}" for i in range(count)], num_threads=count)
         cpu_ms.append((time.process_time() - cpu) / count * 1000)
         wall_s.append(time.perf_counter() - wall)
         threads = max(threads, most.stop())
-        assert len(backend.requests) == 6 * count
+        assert backend.asked == 6 * count
         assert len(batch.ok) == count
     return {
         "programs": count,

@@ -39,6 +39,7 @@ class Scripted(Backend):
     latency_s: before the first text; delta_s: before each further step
     tokens_per_delta: how many tokens a step brings, 0 is all at once; a token is a word with the space before it
     scores: log-probability of an option's tokens after a prompt; without it, made up from a hash of both
+    record: whether `requests` keeps what was asked
     capabilities: less than everything, to stand for a poorer backend
     """
 
@@ -50,6 +51,7 @@ class Scripted(Backend):
         delta_s: float = 0.0,
         tokens_per_delta: int = 0,
         scores: Scorer | None = None,
+        record: bool = True,
         capabilities: Capabilities = EVERYTHING,
     ) -> None:
         self._script = script
@@ -57,8 +59,10 @@ class Scripted(Backend):
         self._delta_s = delta_s
         self._tokens_per_delta = tokens_per_delta
         self._scores = scores or _made_up
+        self._record = record
         self._capabilities = capabilities
         self._answered = 0
+        self.asked = 0
         self.requests: list[GenerateRequest] = []
         self.scored: list[tuple[Prompt, tuple[str, ...]]] = []
         self.active = 0  # streams that have begun and not ended
@@ -130,7 +134,9 @@ class Scripted(Backend):
         self.closed = True
 
     def _begin(self, request: GenerateRequest) -> None:
-        self.requests.append(request)
+        self.asked += 1
+        if self._record:
+            self.requests.append(request)
         self.active += 1
         self.most_active = max(self.most_active, self.active)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
+from collections.abc import Coroutine
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,72 +21,84 @@ from .variables import Variable
 FIRST_PAUSE_S = 0.1  # before the first retry; doubles from then on
 
 
-@dataclass(slots=True, kw_only=True)
-class Asked:
-    """All that a generation needs; `variable` hears the increments of the first answer."""
+@dataclass(slots=True, eq=False)
+class Generation:
+    """A `gen` or `select` to be carried out; `variable` hears the increments of its first answer."""
 
-    backend: Backend
     node: Gen[Any] | Select[Any]
-    resolved: Resolved
-    request: GenerateRequest
     variable: Variable
+    resolved: Resolved
+    timeout_s: float | None = None  # of this one alone
 
 
-async def answer(asked: Asked) -> Info:
+def answer(backend: Backend, op: Generation, request: GenerateRequest) -> Coroutine[Any, Any, Info]:
     """Ask, and ask again after failures that had delivered nothing, as often as the program allows."""
+    # as few coroutines as can be: there may be ten thousand of them waiting
+    return _retried(backend, op, request) if op.resolved.retries else _once(backend, op, request)
+
+
+def _once(backend: Backend, op: Generation, request: GenerateRequest) -> Coroutine[Any, Any, Info]:
+    if isinstance(op.node, Gen):
+        return _generate(backend, op, request)
+    return _select(backend, op.node, op.variable, request)
+
+
+async def _retried(backend: Backend, op: Generation, request: GenerateRequest) -> Info:
     attempt = 0
     while True:
         try:
-            return await (_generate(asked) if isinstance(asked.node, Gen) else _select(asked, asked.node))
+            return await _once(backend, op, request)
         except BackendError as error:
             final = isinstance(error, (BackendRequestError, EngineClosedError))
-            if final or attempt >= asked.resolved.retries or asked.variable.log:
+            if final or attempt >= op.resolved.retries or op.variable.log:
                 raise
             asked_to_wait = error.retry_after_s if isinstance(error, OverloadedError) else None
             await asyncio.sleep(FIRST_PAUSE_S * 2**attempt if asked_to_wait is None else asked_to_wait)
             attempt += 1
 
 
-async def _generate(asked: Asked) -> Info:
+async def _generate(backend: Backend, op: Generation, request: GenerateRequest) -> Info:
     started = time.perf_counter()
-    answers = Answers(asked.request.params.n)
-    stream = asked.backend.stream(asked.request)
+    answers: Answers | None = None
+    stream = backend.stream(request)
     try:
         async for delta in stream:
+            if answers is None:
+                answers = Answers(request.params.n)
             answers.add(delta)
             if delta.index == 0:
-                asked.variable.feed(delta)
+                op.variable.feed(delta)
     finally:
         # a backend may answer with any asynchronous iterator; what can be closed is, so that leaving it aborts
         close = getattr(stream, "aclose", None)
         if close is not None:
             await close()
-    return answers.finish(time.perf_counter() - started, text_in_logprobs=asked.resolved.text_in_logprobs)
+    answers = answers or Answers(request.params.n)
+    return answers.finish(time.perf_counter() - started, text_in_logprobs=op.resolved.text_in_logprobs)
 
 
-async def _select(asked: Asked, node: Select[Any]) -> Info:
+async def _select(backend: Backend, node: Select[Any], variable: Variable, request: GenerateRequest) -> Info:
     started = time.perf_counter()
-    backend = asked.backend
     if backend.capabilities.score:
-        info = await _scored(asked, node)
+        info = await _scored(backend, node, request)
     else:
-        params = replace(asked.request.params, temperature=node.temperature)
-        text, usage = await backend.choose(replace(asked.request, params=params), node.choices)
+        params = replace(request.params, temperature=node.temperature)
+        text, usage = await backend.choose(replace(request, params=params), node.choices)
         info = Info(text=text, usage=usage, finish="stop")
-    asked.variable.feed(Delta(info.text, finish="stop"))
+    variable.feed(Delta(info.text, finish="stop"))
     return replace(info, seconds=time.perf_counter() - started)
 
 
-async def _scored(asked: Asked, node: Select[Any]) -> Info:
+async def _scored(backend: Backend, node: Select[Any], request: GenerateRequest) -> Info:
     method = node.method or token_length_normalized
     unconditional = method.requires_unconditional_logprobs
-    scores = await asked.backend.score(asked.request.prompt, node.choices, unconditional=unconditional)
+    scores = await backend.score(request.prompt, node.choices, unconditional=unconditional)
     if len(scores) != len(node.choices):
         raise BackendError(f"the backend scored {len(scores)} of {len(node.choices)} choices")
     decision = method(node.choices, scores)
     text = decision.decision
     if node.temperature > 0:
-        text = node.choices[_drawn(decision.scores, node.temperature, asked.request.params.seed)]
+        text = node.choices[_drawn(decision.scores, node.temperature, request.params.seed)]
     return Info(
         text=text,
         finish="stop",

@@ -136,15 +136,15 @@ def _close_at_exit() -> None:
 _mailboxes: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Mailbox] = weakref.WeakKeyDictionary()
 
 
-def poster(loop: asyncio.AbstractEventLoop) -> Callable[..., None]:
-    """How to run a call on `loop` from any thread: straight to the hub for the hub's own loop."""
+def mailbox(loop: asyncio.AbstractEventLoop) -> Mailbox | Hub:
+    """Where to post calls for `loop` from any thread; the hub itself for the hub's own loop."""
     hub = get_hub()
     if loop is hub.loop:
-        return hub.post
-    mailbox = _mailboxes.get(loop)
-    if mailbox is None:
-        mailbox = _mailboxes[loop] = Mailbox(loop)
-    return mailbox.post
+        return hub
+    box = _mailboxes.get(loop)
+    if box is None:
+        box = _mailboxes[loop] = Mailbox(loop)
+    return box
 
 
 def loop_runs_here() -> bool:

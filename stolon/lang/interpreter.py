@@ -15,23 +15,14 @@ from typing import Any, Union
 
 from .backend import GenerateRequest
 from .errors import BackendTimeout, ProgramError
-from .generate import Asked, answer
+from .generate import Generation, answer
 from .hub import get_hub
-from .ir import NOWHERE, Gen, Select
-from .options import Resolved, Settings, seeded
+from .info import Info
+from .ir import NOWHERE, Origin
+from .options import Settings, seeded
 from .prompt import EMPTY, Generated, Piece, Prompt, RoleClose, RoleOpen, Text
 from .types import Usage
 from .variables import Failure, Signal, Variable, settle
-
-
-@dataclass(slots=True, eq=False)
-class Generation:
-    """A `gen` or `select` to be carried out."""
-
-    node: Gen[Any] | Select[Any]
-    variable: Variable
-    resolved: Resolved
-    timeout_s: float | None = None  # of this one alone
 
 
 @dataclass(slots=True, eq=False)
@@ -265,11 +256,10 @@ class Chain(Signal):
                 self._apply(op)
                 start = False
             else:
-                self._queue(op)
                 self._hold()
                 start = True
         if start:
-            get_hub().post(self._start)
+            get_hub().post(self._start, op)
         else:
             self.fire()
 
@@ -307,8 +297,7 @@ class Chain(Signal):
 
     def cancel(self, cause: BaseException | None = None, *, told: bool = False) -> None:
         """Fail everything pending here and in the branches, and abort what the backend is doing for it."""
-        current = self._current
-        label, origin = (current.node.label(), current.node.origin) if current else ("the state", NOWHERE)
+        label, origin = self._doing()
         failure = Failure(label, origin, self.branch, cause, cancelled=cause is None)
         failure.delivered = told
         self._cancel_tree(failure)
@@ -355,33 +344,43 @@ class Chain(Signal):
     def _begin(self, prompt: Prompt) -> None:
         """A fork has been reached: the branch may go on from `prompt`."""
         self.prompt = self.base = prompt
-        if self._pending:
-            get_hub().post(self._start)
-        else:
+        op = self._next()
+        if op is None:
             self._rest()
+        else:
+            get_hub().post(self._start, op)
 
-    def _start(self) -> None:
+    def _start(self, op: Op) -> None:
         if self.failure is not None:
+            self._fail_op(op, self.failure)
             self._rest()
         else:
-            self._task = get_hub().loop.create_task(self._work())
+            self._task = get_hub().loop.create_task(self._work(op))
 
-    async def _work(self) -> None:
+    async def _work(self, op: Op | None) -> None:
         try:
-            while (op := self._next()) is not None:
+            while op is not None:
                 if isinstance(op, Generation):
-                    await self._generate(op)
+                    timer = self._begin_generation(op)
+                    try:
+                        info = await answer(self.run.settings.backend, op, self._request(op))
+                    finally:
+                        if timer is not None:
+                            timer.cancel()
+                    self._end_generation(op, info)
                 elif isinstance(op, Concatenate):
                     await self._concatenate(op.children)
                 else:
                     with self.run.lock:
                         self._apply(op)
                     self.fire()
+                op = self._next()
         except asyncio.CancelledError:
             # whoever cancelled has failed the chain before; only the hub's end comes without that
             self.fail(Failure("the state", NOWHERE, self.branch, None, cancelled=True))
         except Exception as error:
-            self.fail(Failure("the state", NOWHERE, self.branch, error))
+            label, origin = self._doing()
+            self.fail(Failure(label, origin, self.branch, error))
         finally:
             self._task = None
             self._rest()
@@ -406,51 +405,39 @@ class Chain(Signal):
         if self.run.body_over:
             self.run.look()
 
-    async def _generate(self, op: Generation) -> None:
+    def _begin_generation(self, op: Generation) -> asyncio.TimerHandle | None:
         self._current = op
         self.events.append(op.variable)
         self.fire()
-        timer = self._arm(op)
-        try:
-            info = await answer(self._asked(op))
-        except asyncio.CancelledError:
-            raise
-        except Exception as error:
-            self.fail(Failure(op.node.label(), op.node.origin, self.branch, error))
-            return
-        finally:
-            if timer is not None:
-                timer.cancel()
+        if op.timeout_s is None:
+            return None
+        return get_hub().loop.call_later(op.timeout_s, self._expire, op, op.timeout_s)
+
+    def _end_generation(self, op: Generation, info: Info) -> None:
         self._current = None
         self.width = 1  # what follows is each branch's own
         self.prompt = self.prompt.append(Generated(info.text, info.tokens))
         op.variable.resolve([one.text for one in info.alternatives] if info.alternatives else info.text, info)
 
-    def _asked(self, op: Generation) -> Asked:
-        return Asked(
-            backend=self.run.settings.backend,
-            node=op.node,
-            resolved=op.resolved,
-            request=GenerateRequest(
-                prompt=self.prompt,
-                params=seeded(op.resolved.params, self.path),
-                program=self.run.id,
-                width=self.width,
-                timeout_s=self._seconds_left(op),
-            ),
-            variable=op.variable,
+    def _request(self, op: Generation) -> GenerateRequest:
+        return GenerateRequest(
+            prompt=self.prompt,
+            params=seeded(op.resolved.params, self.path),
+            program=self.run.id,
+            width=self.width,
+            timeout_s=self._seconds_left(op),
         )
+
+    def _doing(self) -> tuple[str, Origin]:
+        """Name and line of the generation that runs, if one does."""
+        current = self._current
+        return ("the state", NOWHERE) if current is None else (current.node.label(), current.node.origin)
 
     def _seconds_left(self, op: Generation) -> float | None:
         left = None if self.run.deadline is None else max(self.run.deadline - time.monotonic(), 0.001)
         if op.timeout_s is None or left is None:
             return op.timeout_s or left
         return min(op.timeout_s, left)
-
-    def _arm(self, op: Generation) -> asyncio.TimerHandle | None:
-        if op.timeout_s is None:
-            return None
-        return get_hub().loop.call_later(op.timeout_s, self._expire, op, op.timeout_s)
 
     def _expire(self, op: Generation, timeout_s: float) -> None:
         cause = BackendTimeout(f"no whole answer within its timeout of {timeout_s:g} s")
@@ -484,16 +471,19 @@ class Chain(Signal):
         for variable in open_scopes:
             variable.fail(failure)
         for op in ops:
-            match op:
-                case Generation() | Scope():
-                    op.variable.fail(failure)
-                case Branch(children):
-                    for child in children:
-                        child.fail(failure)
-                        child._rest()
-                case Text() | RoleOpen() | RoleClose() | Concatenate():
-                    pass
+            self._fail_op(op, failure)
         self.fire()
+
+    def _fail_op(self, op: Op, failure: Failure) -> None:
+        match op:
+            case Generation() | Scope():
+                op.variable.fail(failure)
+            case Branch(children):
+                for child in children:
+                    child.fail(failure)
+                    child._rest()
+            case Text() | RoleOpen() | RoleClose() | Concatenate():
+                pass
 
 
 def _pieces_since(prompt: Prompt, start: Prompt) -> list[Piece]:

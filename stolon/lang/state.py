@@ -32,7 +32,7 @@ from .streams import (
 from .trace import Trace
 from .turns import Turn, closing
 from .types import Usage
-from .variables import Variable, Waitable, assigned, settle
+from .variables import Variable, Waitable, assigned, next_change, settle
 from .writer import Name, Writer
 
 R_co = TypeVarWithDefault("R_co", covariant=True, default=Any)
@@ -147,7 +147,8 @@ class State(Generic[R_co]):
         if waits is not None:
             await settle(waits.until)
         variable = self._known(name)
-        await settle(variable)
+        while not variable.done:
+            await next_change(variable)
         return variable.result()
 
     def get_var(self, name: str | None) -> Any:

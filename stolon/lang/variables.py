@@ -10,7 +10,7 @@ from contextlib import suppress
 from typing import Protocol
 
 from .errors import Cancelled, GenerationError
-from .hub import poster
+from .hub import Hub, Mailbox, mailbox
 from .info import Info
 from .ir import NOWHERE, Origin, where
 from .pool import waiting
@@ -85,19 +85,32 @@ def block(waitable: Waitable, *, lent: bool = False, timeout_s: float | None = N
 async def settle(waitable: Waitable) -> None:
     """Wait in the running loop until `waitable` is ready."""
     while not waitable.ready():
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[None] = loop.create_future()
-        post = poster(loop)
-        wake = _waker(future, post)
-        for signal in waitable.signals():
-            signal.subscribe(wake)
-        if waitable.ready():
-            break
-        await future
+        await next_change(waitable)
 
 
-def _waker(future: asyncio.Future[None], post: Callable[..., None]) -> Callable[[], None]:
-    return lambda: post(_finish, future)
+def next_change(waitable: Waitable) -> asyncio.Future[None]:
+    """A future of the running loop that is done at the next change of `waitable`, or if it is ready already."""
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[None] = loop.create_future()
+    wake = _Wake(future, mailbox(loop))
+    for signal in waitable.signals():
+        signal.subscribe(wake)
+    if waitable.ready():
+        _finish(future)
+    return future
+
+
+class _Wake:
+    """Wakes a future from any thread."""
+
+    __slots__ = ("_future", "_mailbox")
+
+    def __init__(self, future: asyncio.Future[None], mailbox: Mailbox | Hub) -> None:
+        self._future = future
+        self._mailbox = mailbox
+
+    def __call__(self) -> None:
+        self._mailbox.post(_finish, self._future)
 
 
 def _finish(future: asyncio.Future[None]) -> None:
