@@ -20,8 +20,6 @@ from .sequence import RowResult, Sequence
 
 # Logits of this many rows x vocabulary are worked on at once: 32 MiB of float32.
 CHUNK_ITEMS = 1 << 23
-# A nucleus (top_p) is looked for among this many best tokens first; where it is wider the row is sorted.
-NUCLEUS = 1024
 
 
 def sample(logits: Tensor, sequences: list[Sequence], eos_token_ids: frozenset[int]) -> list[RowResult]:
@@ -111,30 +109,29 @@ def filter_floors(scaled: Tensor, params: Sequence_[SamplingParams]) -> Tensor:
     rows, vocab = scaled.shape
     floors = torch.full((rows,), -math.inf)
     top_k = [p.top_k if 0 < p.top_k < vocab else 0 for p in params]
-    sorting = [i for i, p in enumerate(params) if top_k[i] or p.top_p < 1.0]
-    if sorting:
-        width = max(NUCLEUS if any(params[i].top_p < 1.0 for i in sorting) else 1, *(top_k[i] for i in sorting))
-        best = scaled[sorting].topk(min(width, vocab), dim=1).values
-        for at, i in enumerate(sorting):
-            floor = best[at, top_k[i] - 1] if top_k[i] else floors[i]
-            floors[i] = _nucleus_floor(scaled[i], best[at], floor, params[i].top_p)
+    counted = [i for i in range(rows) if top_k[i]]
+    if counted:
+        best = scaled[counted].topk(max(top_k), dim=1).values
+        floors[counted] = best.gather(1, torch.tensor([[top_k[i] - 1] for i in counted])).squeeze(1)
+    for i, asked in enumerate(params):
+        if asked.top_p < 1.0:
+            floors[i] = _nucleus_floor(scaled[i], floors[i], asked.top_p)
     least = torch.tensor([math.log(p.min_p) if p.min_p else -math.inf for p in params])
     return torch.maximum(floors, scaled.amax(1) + least)
 
 
-def _nucleus_floor(scaled: Tensor, best: Tensor, floor: Tensor, top_p: float) -> Tensor:
-    """scaled: [vocab]; best: its largest values, descending; floor: what top_k left"""
-    if top_p >= 1.0:
-        return floor
-    weights = (scaled - best[0]).exp_().masked_fill_(scaled < floor, 0.0)
-    needed = weights.sum() * top_p
-    reached = (best - best[0]).exp_().cumsum(0)
-    if reached[-1] < needed and best.shape[0] < scaled.shape[0]:
-        # numpy sorts four times as fast; a copy, because torch knows no negative strides
-        best = torch.from_numpy(np.sort(scaled.numpy())[::-1].copy())
-        reached = (best - best[0]).exp_().cumsum(0)
-    last = min(int(torch.searchsorted(reached, needed)), best.shape[0] - 1)
-    return torch.maximum(floor, best[last])
+def _nucleus_floor(scaled: Tensor, floor: Tensor, top_p: float) -> Tensor:
+    """The last value that is needed to reach `top_p` of what is at least `floor`. scaled: [vocab]"""
+    best = scaled.amax()
+    weights = (scaled - best).exp_()
+    if floor > -math.inf:
+        weights.masked_fill_(scaled < floor, 0.0)
+    total = weights.sum()
+    # all that are lighter than this together weigh less than what may be left out, so none of them is needed
+    values = scaled[weights >= total * (1 - top_p) / len(weights)]
+    values = torch.from_numpy(np.sort(values.numpy())[::-1].copy())  # numpy sorts four times as fast as torch
+    reached = (values - best).exp_().cumsum(0)
+    return values[min(int(torch.searchsorted(reached, total * top_p)), len(values) - 1)]
 
 
 @dataclass(frozen=True, slots=True)
