@@ -110,8 +110,9 @@ class CpuAttention:
         self._planner = _GroupPlanner(max(1, GROUP_BYTES // key_bytes), dtype)
         self._cascades: list[_Cascade] = []
         taken: set[int] = set()
-        # under a window the prefix is cut at another place for every row
-        for group in shared if window is None else ():
+        for group in shared:
+            if window is not None and any(rows[i].start >= window for i in group.rows):
+                continue  # the window cuts the prefix, at another place for every row
             length = min(group.length, *(rows[i].start for i in group.rows))
             if length * (len(group.rows) - 1) >= LEAST_SAVED:
                 self._cascades.append(self._cascade([rows[i] for i in group.rows], length))

@@ -20,7 +20,7 @@ from .kv import KVCache
 from .memory import GIB, KVShape, free_memory_bytes, size_kv_cache
 from .models.config import ModelConfig, read_model_config
 from .models.decoder import Decoder
-from .models.linear import Linear, LinearOptions, int8_works, make_linear, native_gemv, packing_works
+from .models.linear import Linear, LinearOptions, bfloat16_is_fast, int8_works, make_linear, native_gemv, packing_works
 from .sampler import CHUNK_ITEMS, LogprobsAsked, logprobs, sample
 from .sequence import Plan, Row, RowResult
 from .weights import Checkpoint, model_directory
@@ -39,8 +39,12 @@ class ModelRunner:
     memory_report: what weights and KV cache take and why, for people to read
     """
 
-    def __init__(self, config: EngineConfig) -> None:
-        """Raises CheckpointError where the checkpoint is wrong, InvalidRequest where the settings are."""
+    def __init__(self, config: EngineConfig, *, end_token_ids: frozenset[int] = frozenset()) -> None:
+        """Load the weights and make the cache.
+
+        end_token_ids: further tokens that end an answer, which only the tokenizer knows; `min_tokens` hides them too
+        Raises CheckpointError where the checkpoint is wrong, InvalidRequest where the settings are.
+        """
         if config.threads is not None:
             torch.set_num_threads(config.threads)
         self.device = _device(config)
@@ -48,7 +52,7 @@ class ModelRunner:
         self.model_config = read_model_config(directory)
         self.context_length = _context_length(config, self.model_config)
         self.vocab_size = self.model_config.vocab_size
-        self.eos_token_ids = self.model_config.eos_token_ids
+        self.eos_token_ids = self.model_config.eos_token_ids | end_token_ids
         self.dtype = choose_dtype(config, self.model_config)
         with torch.inference_mode():
             options = _linear_options(config, self.model_config, self.dtype)
@@ -145,7 +149,7 @@ def choose_dtype(config: EngineConfig, model: ModelConfig) -> torch.dtype:
         return DTYPES[config.dtype]
     if model.num_parameters < SMALL_MODEL or model.dtype not in ("bfloat16", "float16"):
         return torch.float32
-    return torch.bfloat16 if torch.ops.mkldnn._is_mkldnn_bf16_supported() else torch.float32
+    return torch.bfloat16 if bfloat16_is_fast() else torch.float32
 
 
 def _context_length(config: EngineConfig, model: ModelConfig) -> int:

@@ -81,7 +81,8 @@ class Checkpoint:
             )
         if tensor.dtype not in WEIGHT_DTYPES:
             raise CheckpointError(f"{path}: tensor {name} is {tensor.dtype}; supported are float32, bfloat16, float16")
-        tensor = tensor.to(self._dtype)
+        # a copy: what safetensors gives is mapped from the file, and whoever truncates that would end this process
+        tensor = tensor.to(self._dtype, copy=True)
         if not _is_finite(tensor):
             raise CheckpointError(f"{path}: tensor {name} holds NaN or infinity as {self._dtype}")
         return tensor

@@ -88,7 +88,7 @@ def test_any_grouping_of_single_rows_gives_the_same(
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("window", [None, 130, 2000])
+@pytest.mark.parametrize("window", [None, 130, 320, 391, 2000])
 def test_a_prefix_read_once_gives_what_reading_it_for_each_row_gives(window: int | None, dtype: torch.dtype) -> None:
     shapes = [(300, 1), (305, 1), (300, 1), (390, 1), (320, 30), (310, 1)]
     case = make_case(shapes, dtype=dtype, prefix=300)
@@ -109,7 +109,15 @@ def test_a_shared_prefix_is_read_once_where_that_saves_work(monkeypatch: pytest.
     case.fast(shared=[SharedRows([0, 1, 2, 3], 300)])
     assert sum(read) == 2 * (300 + 4)
     read.clear()
-    case.fast(window=1000, shared=[SharedRows([0, 1, 2, 3], 300)])
+    case.fast(window=301, shared=[SharedRows([0, 1, 2, 3], 300)])
+    assert sum(read) == 2 * (300 + 4)
+    read.clear()
+    # a window that cuts the prefix
+    case.fast(window=300, shared=[SharedRows([0, 1, 2, 3], 300)])
+    assert sum(read) == 2 * 4 * 300
+    read.clear()
+    # two rows and a short prefix: nothing to gain
+    case.fast(shared=[SharedRows([0, 1], 300)])
     assert sum(read) == 2 * 4 * 301
 
 

@@ -132,6 +132,16 @@ def test_a_sequence_that_turns_nan_fails_alone(folder: Path) -> None:
     assert driver.generate([rows[0], rows[2]], 8) == [expected[0], expected[2]]
 
 
+def test_min_tokens_keeps_away_every_end_token_of_checkpoint_and_tokenizer(folder: Path) -> None:
+    config = EngineConfig(model_path=str(folder), kv_tokens=512, threads=1)
+    (prompt,) = random_prompts([30])
+    free = alone(make_runner(folder), prompt, 8)
+    ended = ModelRunner(config, end_token_ids=frozenset(free))
+    assert ended.eos_token_ids == {2, *free}
+    assert not set(alone(ended, prompt, 8, min_tokens=8)) & set(free)
+    assert alone(ended, prompt, 8) == free
+
+
 def test_the_whole_cache_can_be_used(folder: Path) -> None:
     runner = make_runner(folder, kv_tokens=64)
     assert runner.num_slots == 64

@@ -157,6 +157,14 @@ def packing_works(dtype: torch.dtype) -> bool:
     return bool(torch.allclose(got.float(), functional.linear(x.float(), weight.float()), rtol=2e-2, atol=2e-2))
 
 
+def bfloat16_is_fast() -> bool:
+    """Whether this CPU multiplies bfloat16 without taking it apart first."""
+    try:
+        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    except (AttributeError, RuntimeError, NotImplementedError):  # a build without oneDNN
+        return False
+
+
 @contextmanager
 def native_gemv() -> Generator[None]:
     """While it runs, a bfloat16 matrix-vector product takes torch's own kernel, which reads weights a third faster
