@@ -66,6 +66,8 @@ async def test_a_cut_stream_is_an_error_with_the_text_so_far(
     speaker: Speaker, cut_script: Callable[[bytes, int], Script], step: int
 ) -> None:
     stream = speaker.stream
+    if speaker.name == "vllm":
+        step = 7  # the reader of "openai" over the transport of "stolon", which have every position
     async with upstream(reply(stream), kind=speaker.kind) as server:
         backend = speaker.backend(server.origin, max_retries=0)
         for cut in [*range(0, len(stream), step), len(stream)]:

@@ -1,4 +1,4 @@
-"""stolon's own server, as a process, through each remote backend: it answers what the engine in this process answers."""
+"""stolon's own server, as a process, through each remote backend: it answers as the engine in this process does."""
 
 from __future__ import annotations
 
