@@ -1,7 +1,9 @@
 """What the language itself costs: many programs at once on a scripted backend with 0.1 s latency.
 
-Each program generates, forks into four branches that generate, joins them, and generates again. CPU seconds are those
-of the whole process, backend included; every figure is the median of five runs. Usage: python benchmarks/hub.py [--small]
+Each program generates, forks into four branches that generate, joins them, and generates again. CPU seconds are
+those of the whole process, backend included; every figure is the median of five runs.
+
+Usage: python benchmarks/hub.py [--small]
 """
 
 from __future__ import annotations

@@ -82,7 +82,7 @@ class Scripted(Backend):
                 await asyncio.sleep(self._latency_s)
             answers = [_worded(self._answer(request), request.params) for _ in range(request.params.n)]
             usage = Usage(
-                prompt_tokens=len(_words(request.prompt.text())),
+                prompt_tokens=len(request.prompt.text().split()),
                 completion_tokens=sum(len(answer.tokens) for answer in answers),
                 requests=1,
             )
@@ -120,7 +120,7 @@ class Scripted(Backend):
             self.active -= 1
         if answer not in options:
             answer = max(options, key=lambda option: self._scores(request.prompt.text(), option))
-        words = len(_words(request.prompt.text()))
+        words = len(request.prompt.text().split())
         return answer, Usage(prompt_tokens=words, completion_tokens=len(_words(answer)), requests=1)
 
     def info(self) -> dict[str, object]:

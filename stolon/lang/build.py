@@ -41,8 +41,10 @@ def gen(
     n: more than one gives a list; the text goes on with the first
     timeout: seconds until the whole text must be there; retries: after a failure that had not delivered text yet
     """
-    options = {key: value for key, value in locals().items() if value is not None and key != "name"}
-    _check_name(name, "gen")
+    options = locals()
+    del options["name"]
+    if name is not None:
+        _check_name(name, "gen")
     return Gen(name, frozen(options), caller(1))
 
 

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, overload
 from .errors import ProgramError
 from .interpreter import Concatenate
 from .ir import Expression, Gen, Node, Select
-from .variables import Variable, gathered
+from .variables import Gathered, Variable
+from .writer import Key
 
 if TYPE_CHECKING:
     from .state import State
@@ -89,18 +90,26 @@ class Forks(Generic[E_co]):
             parent.chain.append(Concatenate(tuple(state.chain for state in self.states)))
             parent.writer.said = True
         else:
-            for name, parts in self._new_variables().items():
-                parent.writer.declare(gathered(name, parts))
+            self._gather()
         for state in self.states:
             state.chain.joined = True
 
-    def _new_variables(self) -> dict[str | None, list[Variable]]:
-        found: dict[str | None, list[Variable]] = {}
+    def _gather(self) -> None:
+        known = self._parent.writer.variables
+        found: dict[Key, list[Variable]] = {}
         for state in self.states:
-            for name, variable in state.writer.named.items():
-                if name not in self._parent.writer.named:
-                    found.setdefault(name, []).append(variable)
-        return found
+            for key, variable in state.writer.variables.items():
+                if key not in known:
+                    found.setdefault(key, []).append(variable)
+        lists: dict[str | None, Gathered] = {}
+        for key, parts in found.items():
+            if not isinstance(key, (Gen, Select)):
+                lists[key] = Gathered(key, parts)
+                self._parent.writer.declare(lists[key])
+        for key, parts in found.items():
+            # a node that was appended to every branch is a handle of the list, too
+            if isinstance(key, (Gen, Select)) and len(parts) == len(self) and key.name in lists:
+                known[key] = lists[key.name]
 
     def cancel(self) -> None:
         """Cancel every branch."""

@@ -28,7 +28,6 @@ class Generation:
     node: Gen[Any] | Select[Any]
     variable: Variable
     resolved: Resolved
-    timeout_s: float | None = None  # of this one alone
 
 
 def answer(backend: Backend, op: Generation, request: GenerateRequest) -> Coroutine[Any, Any, Info]:

@@ -409,9 +409,8 @@ class Chain(Signal):
         self._current = op
         self.events.append(op.variable)
         self.fire()
-        if op.timeout_s is None:
-            return None
-        return get_hub().loop.call_later(op.timeout_s, self._expire, op, op.timeout_s)
+        timeout_s = op.resolved.timeout_s  # of this one alone; the run has its own timer
+        return None if timeout_s is None else get_hub().loop.call_later(timeout_s, self._expire, op, timeout_s)
 
     def _end_generation(self, op: Generation, info: Info) -> None:
         self._current = None
@@ -434,10 +433,11 @@ class Chain(Signal):
         return ("the state", NOWHERE) if current is None else (current.node.label(), current.node.origin)
 
     def _seconds_left(self, op: Generation) -> float | None:
-        left = None if self.run.deadline is None else max(self.run.deadline - time.monotonic(), 0.001)
-        if op.timeout_s is None or left is None:
-            return op.timeout_s or left
-        return min(op.timeout_s, left)
+        own = op.resolved.timeout_s
+        if self.run.deadline is None:
+            return own
+        left = max(self.run.deadline - time.monotonic(), 0.001)
+        return left if own is None else min(own, left)
 
     def _expire(self, op: Generation, timeout_s: float) -> None:
         cause = BackendTimeout(f"no whole answer within its timeout of {timeout_s:g} s")

@@ -33,7 +33,7 @@ from .trace import Trace
 from .turns import Turn, closing
 from .types import Usage
 from .variables import Variable, Waitable, assigned, next_change, settle
-from .writer import Name, Writer
+from .writer import Key, Writer
 
 R_co = TypeVarWithDefault("R_co", covariant=True, default=Any)
 T = TypeVar("T")
@@ -128,7 +128,7 @@ class State(Generic[R_co]):
     def __getitem__(self, name: Gen[T] | Select[T]) -> T: ...
     @overload
     def __getitem__(self, name: str | None) -> Any: ...
-    def __getitem__(self, name: Name | Gen[Any] | Select[Any]) -> Any:
+    def __getitem__(self, name: Key) -> Any:
         """The value of the newest generation of this name, or of this very node; waits for it.
 
         Raises KeyError for a name that was never appended, GenerationError if it failed.
@@ -141,7 +141,7 @@ class State(Generic[R_co]):
     async def get(self, name: Gen[T] | Select[T]) -> T: ...
     @overload
     async def get(self, name: str | None) -> Any: ...
-    async def get(self, name: Name | Gen[Any] | Select[Any]) -> Any:
+    async def get(self, name: Key) -> Any:
         """`s[name]` for async programs: waits without blocking the event loop."""
         waits = self._declaration(name)
         if waits is not None:
@@ -158,44 +158,48 @@ class State(Generic[R_co]):
         self[name] = value
 
     def __setitem__(self, name: str, value: object) -> None:
-        self.writer.named[name] = assigned(name, value)
-        self.chain.fire()
+        self.writer.declare(assigned(name, value))
 
     def __contains__(self, name: object) -> bool:
         """Whether `name` has a value already; never waits."""
         if not isinstance(name, (str, Gen, Select)):
             return False
-        variable = self.writer.find(cast("Name | Gen[Any] | Select[Any]", name))
+        variable = self.writer.variables.get(cast("Key", name))
         return variable is not None and variable.done and variable.failure is None
 
-    def _find(self, name: Name | Gen[Any] | Select[Any]) -> Variable:
+    def _find(self, name: Key) -> Variable:
         waits = self._declaration(name)
         if waits is not None:
             wait(self.chain.run, waits.until, f"await s.get({_shown(name)})")
         return self._known(name)
 
-    def _declaration(self, name: Name | Gen[Any] | Select[Any]) -> Wait | None:
+    def _declaration(self, name: Key) -> Wait | None:
         """What a reader beside a streaming program waits for: that the name is appended, or the program over."""
         run = self.chain.run
-        if not run.streaming or run.body_over or current_run.get() is run or self.writer.find(name) is not None:
+        if (
+            not run.streaming
+            or run.body_over
+            or current_run.get() is run
+            or self.writer.variables.get(name) is not None
+        ):
             return None
-        return Wait(When(lambda: self.writer.find(name) is not None or run.body_over, (self.chain, run)))
+        return Wait(When(lambda: self.writer.variables.get(name) is not None or run.body_over, (self.chain, run)))
 
-    def _known(self, name: Name | Gen[Any] | Select[Any]) -> Variable:
-        variable = self.writer.find(name)
+    def _known(self, name: Key) -> Variable:
+        variable = self.writer.variables.get(name)
         run = self.chain.run
         if variable is None:
             if run.body_error is not None:
                 raise run.body_error
             if self.chain.failure is not None:
                 raise self.chain.failure.error()
-            defined = ", ".join(repr(one) for one in self.writer.named if one is not None) or "none"
+            defined = ", ".join(map(repr, self.writer.names())) or "none"
             raise KeyError(f"{_shown(name)} is not a variable of this program; defined: {defined}")
         if variable.open_scope and not variable.done:
             raise ProgramError(f"{variable.label} is read inside its own block; its text is known at the end of it")
         return variable
 
-    def info(self, name: Name | Gen[Any] | Select[Any]) -> Info:
+    def info(self, name: Key) -> Info:
         """What is known about a generation: probabilities of a select, usage, finish reason, log-probabilities."""
         variable = self._find(name)
         wait(self.chain.run, variable, f"await s.get({_shown(name)})")
@@ -204,7 +208,7 @@ class State(Generic[R_co]):
             raise ProgramError(f"{variable.label} was not generated, so there is nothing to know about it")
         return variable.info
 
-    def get_meta_info(self, name: Name | Gen[Any] | Select[Any]) -> dict[str, Any]:
+    def get_meta_info(self, name: Key) -> dict[str, Any]:
         """`info(name)` as a fresh dictionary by SGLang's names."""
         return self.info(name).meta()
 
@@ -256,7 +260,7 @@ class State(Generic[R_co]):
 
     # -- streams
 
-    def text_iter(self, name: Name | Gen[Any] | Select[Any] = None) -> Iterator[str]:
+    def text_iter(self, name: Key = None) -> Iterator[str]:
         """Increments of the whole text, or of one variable; all of it at once if the program is over.
 
         Leaving the loop early cancels the program, unless others still read along.
@@ -264,16 +268,12 @@ class State(Generic[R_co]):
         return drive(self.chain.run, self._text_steps(name))
 
     @overload
-    def text_async_iter(
-        self, name: Name | Gen[Any] | Select[Any] = None, return_meta_data: Literal[False] = False
-    ) -> AsyncIterator[str]: ...
+    def text_async_iter(self, name: Key = None, return_meta_data: Literal[False] = False) -> AsyncIterator[str]: ...
     @overload
     def text_async_iter(
-        self, name: Name | Gen[Any] | Select[Any], return_meta_data: Literal[True]
+        self, name: Key, return_meta_data: Literal[True]
     ) -> AsyncIterator[tuple[str, dict[str, Any]]]: ...
-    def text_async_iter(
-        self, name: Name | Gen[Any] | Select[Any] = None, return_meta_data: bool = False
-    ) -> AsyncIterator[Any]:
+    def text_async_iter(self, name: Key = None, return_meta_data: bool = False) -> AsyncIterator[Any]:
         """`text_iter` for event loops; with `return_meta_data`, pairs of a variable's text and its meta information."""
         if not return_meta_data:
             return adrive(self.chain.run, self._text_steps(name))
@@ -285,7 +285,7 @@ class State(Generic[R_co]):
         """Everything that is said, as pieces, for `for` and for `async for`."""
         return Stream(self)
 
-    def _text_steps(self, name: Name | Gen[Any] | Select[Any]) -> Steps[str]:
+    def _text_steps(self, name: Key) -> Steps[str]:
         if name is not None:
             return self._named_steps(name, text_steps)
         if self.chain.run.ready():
@@ -310,7 +310,7 @@ class State(Generic[R_co]):
         if self._is_root():
             run.raise_failure()
 
-    def _named_steps(self, name: Name | Gen[Any] | Select[Any], steps: Callable[[Variable], Steps[T]]) -> Steps[T]:
+    def _named_steps(self, name: Key, steps: Callable[[Variable], Steps[T]]) -> Steps[T]:
         waits = self._declaration(name)
         if waits is not None:
             yield waits
@@ -347,13 +347,12 @@ class State(Generic[R_co]):
 
     def __repr__(self) -> str:
         run = self.chain.run
-        names = ", ".join(
-            f"{name}={variable.value!r}" if variable.done and variable.failure is None else f"{name}=?"
-            for name, variable in self.writer.named.items()
-            if name is not None
-        )
+        shown: list[str] = []
+        for name in self.writer.names():
+            variable = self.writer.variables[name]
+            shown.append(f"{name}={variable.value!r}" if variable.done and variable.failure is None else f"{name}=?")
         status = "failed" if self.chain.failure or run.body_error else "done" if run.ready() else "running"
-        return f"<State {status}{': ' if names else ''}{names}>"
+        return f"<State {status}{': ' if shown else ''}{', '.join(shown)}>"
 
 
 class Stream:
@@ -369,5 +368,5 @@ class Stream:
         return adrive(self.state.chain.run, self.state.pieces())
 
 
-def _shown(name: Name | Gen[Any] | Select[Any]) -> str:
+def _shown(name: Key) -> str:
     return name.label() if isinstance(name, (Gen, Select)) else repr(name)

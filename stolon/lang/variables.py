@@ -227,19 +227,6 @@ class Variable(Signal):
             raise self.failure.error(self)
         return self.value
 
-    def when_done(self, call: Callable[[], None]) -> None:
-        """Call `call` once it is done, on whatever thread makes it so."""
-
-        def look() -> None:
-            if self.done:
-                call()
-            else:
-                self.subscribe(look)
-                if self.done:
-                    self.fire()
-
-        look()
-
 
 def assigned(name: str, value: object) -> Variable:
     """A variable that the program set itself."""
@@ -248,25 +235,28 @@ def assigned(name: str, value: object) -> Variable:
     return variable
 
 
-def gathered(name: str | None, parts: Sequence[Variable]) -> Variable:
+class Gathered(Variable):
     """A list of what `parts` become, in their order; the first failure among them is its failure."""
-    whole = Variable(name, f"join of {name!r}")
-    left = [len(parts)]
 
-    def one_done() -> None:
-        with _lock:
-            left[0] -= 1
-            last = left[0] == 0
-        if last:
-            failed = next((part.failure for part in parts if part.failure is not None), None)
-            if failed is not None:
-                whole.fail(failed)
-            else:
-                whole.resolve([part.value for part in parts])
+    __slots__ = ("_parts",)
 
-    for part in parts:
-        part.when_done(one_done)
-    return whole
+    def __init__(self, name: str | None, parts: Sequence[Variable]) -> None:
+        super().__init__(name, f"join of {name!r}")
+        self._parts = parts
+        self._look()
+
+    def _look(self) -> None:
+        """Find the first part that is not done, and look again when it changes. May run in two threads at once."""
+        for part in self._parts:
+            if not part.done:
+                part.subscribe(self._look)
+                if not part.done:
+                    return
+        failed = next((part.failure for part in self._parts if part.failure is not None), None)
+        if failed is not None:
+            self.fail(failed)
+        else:
+            self.resolve([part.value for part in self._parts])
 
 
 def _forget() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Union
 
 from .errors import ProgramError, StolonError, UnsupportedError
 from .interpreter import Chain, Generation
@@ -13,7 +13,8 @@ from .options import check_supported, refusal
 from .prompt import Role, RoleClose, RoleOpen, Text
 from .variables import Variable
 
-Name = str | None
+# typing.Union: Python 3.10 has no `|` for a subscripted class at run time
+Key = Union[str, None, Gen[Any], Select[Any]]  # noqa: UP007
 
 
 class Writer:
@@ -22,17 +23,17 @@ class Writer:
     before: the writer of the state that this one branches off
     """
 
-    __slots__ = ("chain", "handles", "named", "role", "said")
+    __slots__ = ("chain", "role", "said", "variables")
 
     def __init__(self, chain: Chain, before: Writer | None = None) -> None:
         self.chain = chain
-        self.named: dict[Name, Variable] = {} if before is None else dict(before.named)
-        self.handles: dict[Gen[Any] | Select[Any], Variable] = {} if before is None else dict(before.handles)
+        # by name and, for what was generated, by node: the newest of each
+        self.variables: dict[Key, Variable] = {} if before is None else dict(before.variables)
         self.role: Role | None = None if before is None else before.role
         self.said = before is not None and before.said
 
-    def find(self, name: Name | Gen[Any] | Select[Any]) -> Variable | None:
-        return self.handles.get(name) if isinstance(name, (Gen, Select)) else self.named.get(name)
+    def names(self) -> list[str]:
+        return [key for key in self.variables if isinstance(key, str)]
 
     def append_all(self, parts: Sequence[Part]) -> None:
         role_before = self.role
@@ -74,10 +75,9 @@ class Writer:
         if resolved.refused is not None:
             check_supported(resolved, f"{node.label()}{where(node.origin)}")
         self._check_place(node)
-        own_timeout = dict(node.options).get("timeout")
         variable = Variable(node.name, node.label(), node.origin)
         variable.text_in_logprobs = resolved.text_in_logprobs
-        self.chain.append(Generation(node, variable, resolved, own_timeout))
+        self.chain.append(Generation(node, variable, resolved))
         self.declare(variable, node)
         self.said = True
 
@@ -94,13 +94,15 @@ class Writer:
         self._check_place(node)
         variable = Variable(node.name, node.label(), node.origin)
         resolved = settings.resolve_select(node.options)
-        self.chain.append(Generation(node, variable, resolved, resolved.timeout_s))
+        self.chain.append(Generation(node, variable, resolved))
         self.declare(variable, node)
         self.said = True
 
     def _check_place(self, node: Gen[Any] | Select[Any]) -> None:
         """Refuse what this backend cannot generate after: at the user's line, before anything is sent."""
         capabilities = self.chain.run.settings.capabilities
+        if not capabilities.chat_only and capabilities.continue_assistant:
+            return
         label = f"{node.label()}{where(node.origin)}"
         if capabilities.chat_only and self.role != "assistant":
             place = "outside a role" if self.role is None else f"in the turn of {self.role!r}"
@@ -132,7 +134,7 @@ class Writer:
         self.chain.append(RoleClose())
 
     def declare(self, variable: Variable, node: Gen[Any] | Select[Any] | None = None) -> None:
-        self.named[variable.name] = variable
+        self.variables[variable.name] = variable
         if node is not None:
-            self.handles[node] = variable
+            self.variables[node] = variable
         self.chain.fire()
