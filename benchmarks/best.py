@@ -8,11 +8,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Best:
-    """prompt_tokens: of all requests; cached_tokens: found in an unlimited cache; distinct_tokens: computed once."""
+    """In tokens. cached: of all prompts, found in an unlimited cache; distinct: computed once; longest: one request."""
 
     prompt_tokens: int
     cached_tokens: int
     distinct_tokens: int
+    longest: int
 
     @property
     def hit_rate(self) -> float:
@@ -25,7 +26,7 @@ def best_possible(requests: Iterable[tuple[Sequence[int], Sequence[int]]]) -> Be
     A request computes at least the last token of its prompt, and never the last token of its output.
     """
     root: dict[int, dict] = {}
-    prompt_tokens = cached = distinct = 0
+    prompt_tokens = cached = distinct = longest = 0
     for prompt, output in requests:
         node, matched, matching = root, 0, True
         computed = [*prompt, *output][: max(len(prompt) + len(output) - 1, len(prompt))]
@@ -39,5 +40,6 @@ def best_possible(requests: Iterable[tuple[Sequence[int], Sequence[int]]]) -> Be
                 matched += 1
             node = child
         prompt_tokens += len(prompt)
+        longest = max(longest, len(prompt) + len(output))
         cached += min(matched, len(prompt) - 1)
-    return Best(prompt_tokens, cached, distinct)
+    return Best(prompt_tokens, cached, distinct, longest)

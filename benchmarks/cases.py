@@ -1,4 +1,5 @@
-"""What each workload is run on: the items of its batch, by size. `smoke` takes seconds, `cpu` minutes."""
+"""What each workload is run on: the items of its batch, by size. `smoke` takes seconds and fits the built-in model's
+context of 2,048 tokens, `cpu` takes minutes."""
 
 from __future__ import annotations
 
@@ -43,10 +44,10 @@ def fewshot_select(size: Size) -> Case:
 
 
 def _questions(size: Size) -> list[tuple[str, str]]:
-    tasks, each = (4, 6) if size == "smoke" else (8, 25)
+    tasks, each, chars = (4, 6, 1500) if size == "smoke" else (8, 25, None)
     pairs: list[tuple[str, str]] = []
     for task in list(load("bbh")["tasks"].values())[:tasks]:
-        pairs += [(task["shots"], question) for question in task["questions"][:each]]
+        pairs += [(task["shots"][:chars], question) for question in task["questions"][:each]]
     random.Random(1).shuffle(pairs)
     return pairs
 
@@ -66,16 +67,17 @@ TOPICS = (
 
 
 def skeleton(size: Size) -> Case:
-    count, tokens = (4, 12) if size == "smoke" else (20, 48)
-    shots = "Please expand a tip for a topic into a detailed paragraph.\n\n" + "\n\n".join(load("self_instruct")[:4])
+    count, tokens, chars = (4, 12, 600) if size == "smoke" else (20, 48, 2000)
+    examples = "\n\n".join(load("self_instruct")[:4])[:chars]
+    shots = f"Please expand a tip for a topic into a detailed paragraph.\n\n{examples}"
     items = [{"shots": shots, "topic": topic, "tokens": tokens} for topic in TOPICS[:count]]
     return Case("skeleton", programs.skeleton, items)
 
 
 def judge_panel(size: Size) -> Case:
-    count, tokens = (3, 8) if size == "smoke" else (12, 48)
+    count, tokens, chars = (3, 8, 1500) if size == "smoke" else (12, 48, 3000)
     parts = load("self_instruct")
-    articles = ["\n\n".join(parts[6 * i : 6 * i + 6])[:3000] for i in range(count)]
+    articles = ["\n\n".join(parts[6 * i : 6 * i + 6])[:chars] for i in range(count)]
     return Case("judge_panel", programs.judge_panel, [{"article": article, "tokens": tokens} for article in articles])
 
 
@@ -94,8 +96,9 @@ def agent_replay(size: Size) -> Case:
     episodes = load("alfworld")
     items: list[dict[str, Any]] = []
     for kind in kinds:
-        shots = "Interact with a household to solve a task. Here are two examples.\n"
-        shots += episodes[f"react_{kind}_1"] + episodes[f"react_{kind}_0"]
+        shots = "Interact with a household to solve a task. Here are examples.\n" + episodes[f"react_{kind}_0"]
+        if size == "cpu":
+            shots += episodes[f"react_{kind}_1"]
         task, *recorded = episodes[f"react_{kind}_2"].strip().split("\n>")
         for repeat in range(repeats):
             title = f"Episode {repeat + 1} of {kind}.\n{task}"

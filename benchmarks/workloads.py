@@ -114,7 +114,7 @@ def measure(case: Case, ablation: str, model: str, known: Best | None, runs: int
     settings, share = ABLATIONS[ablation]
     if share is not None:
         assert known is not None, "the full run comes first and tells how much distinct work there is"
-        settings = {**settings, "kv_tokens": int(share * known.distinct_tokens)}
+        settings = {**settings, "kv_tokens": max(int(share * known.distinct_tokens), known.longest + 16)}
     with Runtime(model, dtype="float32", **settings) as runtime:
         backend = Metered(runtime)
         walls: list[float] = []
