@@ -1,8 +1,10 @@
-"""HTTP by hand, for what no well-behaved client sends."""
+"""HTTP by hand, for what no well-behaved client sends; and waiting for what must happen."""
 
 from __future__ import annotations
 
 import asyncio
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 
@@ -43,3 +45,10 @@ def parsed(raw: bytes) -> RawReply:
     first, *rest = head.decode("latin-1").split("\r\n")
     headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in rest)}
     return RawReply(int(first.split()[1]) if first else 0, headers, body)
+
+
+async def until(condition: Callable[[], bool], timeout_s: float = 5.0) -> None:
+    end = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < end, "it did not happen in time"
+        await asyncio.sleep(0.005)

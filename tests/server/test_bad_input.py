@@ -4,25 +4,16 @@ from __future__ import annotations
 
 import io
 import json
-import re
 import zlib
 from collections.abc import Iterator
 from typing import Any
 
-import aiohttp
 import pytest
 
 from tests.server.conftest import Running, StartServer
+from tests.server.expected import CHAT, GOOD, HELLO, NATIVE, SCORE, TEXT, refused
 from tests.server.fake import VOCAB, FakeEngine
 
-CHAT, TEXT, NATIVE, SCORE = "/v1/chat/completions", "/v1/completions", "/generate", "/score"
-HELLO = [{"role": "user", "content": "hello"}]
-GOOD: dict[str, dict[str, Any]] = {
-    CHAT: {"model": "fake", "messages": HELLO, "max_tokens": 4},
-    TEXT: {"model": "fake", "prompt": "hello", "max_tokens": 4},
-    NATIVE: {"text": "hello", "sampling_params": {"max_new_tokens": 4}},
-    SCORE: {"text": "hello", "options": [" a", " b"]},
-}
 VALUE, TYPE, MISSING = "invalid_value", "invalid_type", "missing_parameter"
 UNKNOWN, UNSUPPORTED, ID = "unknown_parameter", "unsupported_parameter", "token_id_out_of_range"
 ABSENT = object()
@@ -235,25 +226,6 @@ ROWS = list(rows())
 
 def changed(route: str, changes: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in {**GOOD[route], **changes}.items() if value is not ABSENT}
-
-
-LEAKS = re.compile(r"0x[0-9a-f]{4}|Traceback|/home|/work|/usr|\.py\b|aiohttp|127\.0\.0\.1")
-
-
-async def refused(reply: aiohttp.ClientResponse, status: int, code: str, param: str | None) -> str:
-    """Check the shape of an error; returns its message."""
-    raw = await reply.read()
-    assert reply.status == status, raw
-    assert reply.content_type == "application/json"
-    assert reply.headers["X-Request-Id"]
-    assert len(raw) <= 4096
-    assert not LEAKS.search(raw.decode())
-    error = json.loads(raw)["error"]
-    assert set(error) == {"message", "type", "param", "code"}
-    assert (error["code"], error["param"]) == (code, param), error
-    kinds = {401: "authentication_error", 503: "overloaded_error"}
-    assert error["type"] == kinds.get(status, "invalid_request_error" if status < 500 else "server_error")
-    return error["message"]
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,6 @@ import json
 import logging
 import socket
 import struct
-import time
-from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
@@ -17,16 +15,9 @@ import pytest
 
 from tests.server.conftest import Running, StartServer
 from tests.server.fake import FakeEngine
-from tests.server.raw import ask, exchange, parsed
+from tests.server.raw import ask, exchange, parsed, until
 
 HEAD = b"POST /generate HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
-
-
-async def until(condition: Callable[[], bool], timeout_s: float = 5.0) -> None:
-    end = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < end, "it did not happen in time"
-        await asyncio.sleep(0.005)
 
 
 def long_request(*, stream: bool, n: int = 1) -> dict[str, Any]:

@@ -15,10 +15,8 @@ from stolon.runtime.config import EngineConfig, SchedulerConfig
 from stolon.runtime.limits import LENGTHS, NATIVE_NUMBERS, NUMBERS, Range
 from stolon.runtime.server.settings import ServerConfig
 from tests.server.conftest import Running, StartServer
+from tests.server.expected import CHAT, HELLO, NATIVE, SCORE, TEXT
 from tests.server.fake import FakeEngine
-
-CHAT, TEXT, NATIVE, SCORE = "/v1/chat/completions", "/v1/completions", "/generate", "/score"
-HELLO = [{"role": "user", "content": "hello"}]
 
 
 def edges(bounds: Range) -> tuple[list[float], list[float]]:

@@ -17,9 +17,9 @@ from stolon.runtime.server.connection import listen
 from stolon.runtime.server.service import Service
 from stolon.runtime.server.settings import ServerConfig
 from tests.server.conftest import Running, StartServer
+from tests.server.expected import GOOD, refused
 from tests.server.fake import FakeEngine
-from tests.server.test_bad_input import GOOD, refused
-from tests.server.test_connection import until
+from tests.server.raw import until
 
 TEXT = "/v1/completions"
 ROUTES = list(GOOD)
