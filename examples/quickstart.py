@@ -1,4 +1,4 @@
-"""A two-turn conversation. The model is the small one that comes with stolon; it knows capitals, sums and little else."""
+"""A two-turn conversation. The model is the small one that comes with stolon; it knows capitals, sums, little else."""
 
 from stolon import Runtime, assistant, function, gen, set_default_backend, system, user
 
