@@ -37,7 +37,7 @@ from stolon.runtime.scheduler import Scheduler
 from stolon.runtime.tokenizer import Tokenizer
 
 BATCH, PROMPT, WARM_UP = 32, 100, 5
-GREEDY = SamplingParams(max_tokens=100_000, temperature=0, ignore_eos=True)
+GREEDY = SamplingParams(temperature=0, ignore_eos=True)
 KINDS = {
     "greedy": GREEDY,
     "greedy, stops": replace(GREEDY, stop=("\n\nQuestion:", "</answer>", "<|end|>")),
@@ -85,17 +85,25 @@ def checkpoint() -> Iterator[Path]:
         yield Path(folder)
 
 
-def measure(runner: ModelRunner, tokenizer: Tokenizer, params: SamplingParams, steps: int) -> dict[str, float]:
-    """CPU milliseconds of one decode step, and how they are spent."""
-    scheduler = Scheduler(SchedulerConfig(), runner.num_slots, runner.context_length)
-    core = EngineCore(scheduler, runner, tokenizer)
+@contextmanager
+def decoding(core: EngineCore, scheduler: Scheduler, params: SamplingParams) -> Iterator[None]:
+    """Sequences that all decode; their prompts are computed for the first kind and cached for the others."""
     rng = random.Random(0)
     for id in range(BATCH):
-        prompt = array("i", [rng.randrange(300, tokenizer.vocab_size) for _ in range(PROMPT)])
-        needed = replace(params, max_tokens=steps + WARM_UP + 50)
-        core.submit(Request(id=id, tokens=prompt, params=needed, seed=id))
-    while scheduler.counters.generated < BATCH * WARM_UP:
+        prompt = array("i", [rng.randrange(10, 480) for _ in range(PROMPT)])
+        core.submit(Request(id=id, tokens=prompt, params=params, seed=id))
+    generated = scheduler.counters.generated
+    while scheduler.counters.generated - generated < BATCH * WARM_UP:
+        assert core.has_work, "every request has failed"
         core.step()
+    yield
+    for id in range(BATCH):
+        core.abort(id)
+    core.step()
+
+
+def measure(core: EngineCore, runner: ModelRunner, steps: int) -> dict[str, float]:
+    """CPU milliseconds of one decode step, and how they are spent."""
     model, arrays, draw = Stopwatch(), Stopwatch(), Stopwatch()
     made, drawn, execute = runner_module.make_batch, runner_module.sample, runner.execute
     runner_module.make_batch, runner_module.sample = arrays.around(made), draw.around(drawn)
@@ -137,10 +145,13 @@ def main() -> None:
     results: dict[str, dict[str, object]] = {}
     with checkpoint() if args.model is None else contextmanager(lambda: iter([Path(args.model)]))() as folder:
         runner = ModelRunner(EngineConfig(model_path=str(folder), kv_tokens=16_384, threads=1))
-        tokenizer = Tokenizer.load(folder)
+        scheduler = Scheduler(SchedulerConfig(), runner.num_slots, runner.context_length)
+        core = EngineCore(scheduler, runner, Tokenizer.load(folder))
     print(f"{'32 rows, CPU ms a step':24}{'step':>10}{'plan+text':>12}{'arrays':>10}{'draw':>10}{'share':>9}")
     for kind, params in KINDS.items():
-        runs = [measure(runner, tokenizer, params, args.steps) for _ in range(args.runs)]
+        length = WARM_UP + args.runs * args.steps + BATCH
+        with decoding(core, scheduler, replace(params, max_tokens=length)):
+            runs = [measure(core, runner, args.steps) for _ in range(args.runs)]
         middle = {name: statistics.median(run[name] for run in runs) for name in runs[0]}
         print(
             f"{kind:24}{middle['step_ms']:10.2f}{middle['planning_and_text_ms']:12.3f}{middle['arrays_ms']:10.3f}"

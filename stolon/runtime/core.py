@@ -164,7 +164,7 @@ class EngineCore:
 class _Answer:
     """The text of one sequence while it grows."""
 
-    __slots__ = ("_detokenizer", "_prompt_logprobs", "_push_text", "_stops", "_tokenizer", "sequence")
+    __slots__ = ("_detokenizer", "_prompt_logprobs", "_stops", "_tokenizer", "sequence")
 
     def __init__(self, sequence: Sequence, tokenizer: Tokenizer) -> None:
         params = sequence.params
