@@ -245,10 +245,14 @@ class Chain(Signal):
     def append(self, op: Op) -> None:
         """Do `op` after all that was appended before. Never blocks.
 
-        Raises GenerationError if an earlier operation has failed, ProgramError after the end.
+        Raises GenerationError if the program has been told that an earlier operation failed, ProgramError after the end.
         """
         with self.run.lock:
             self._check_open()
+            if self.failure is not None:
+                # not told yet: when it is told must not depend on how fast the backend failed, so a read tells it
+                self._fail_op(op, self.failure)
+                return
             if self._busy:
                 self._queue(op)
                 return
@@ -270,7 +274,7 @@ class Chain(Signal):
             self._pending.append(op)
 
     def _check_open(self) -> None:
-        if self.failure is not None:
+        if self.failure is not None and self.failure.delivered:
             raise self.failure.error()
         if self.joined:
             raise ProgramError("this branch was joined and has ended; append to it before join(), or to its parent")

@@ -75,7 +75,7 @@ class Writer:
         if resolved.refused is not None:
             check_supported(resolved, f"{node.label()}{where(node.origin)}")
         self._check_place(node)
-        variable = Variable(node.name, node.label(), node.origin)
+        variable = self._variable(node)
         variable.text_in_logprobs = resolved.text_in_logprobs
         self.chain.append(Generation(node, variable, resolved))
         self.declare(variable, node)
@@ -92,11 +92,17 @@ class Writer:
                 reason = refusal(settings.backend, capabilities, "choices_method", node.method)
                 raise UnsupportedError(f"{label}: {reason}; it chooses by itself, without log-probabilities")
         self._check_place(node)
-        variable = Variable(node.name, node.label(), node.origin)
+        variable = self._variable(node)
         resolved = settings.resolve_select(node.options)
         self.chain.append(Generation(node, variable, resolved))
         self.declare(variable, node)
         self.said = True
+
+    def _variable(self, node: Gen[Any] | Select[Any]) -> Variable:
+        variable = Variable(node.name, node.label(), node.origin)
+        if self.chain.run.streaming:
+            variable.add_reader(1)  # one is expected, so the increments stay even if it comes late
+        return variable
 
     def _check_place(self, node: Gen[Any] | Select[Any]) -> None:
         """Refuse what this backend cannot generate after: at the user's line, before anything is sent."""
