@@ -122,7 +122,9 @@ def measure(answer: Callable[[Prompts, int], None], work: Work, vocab: int, requ
             found.setdefault(f"decode {batch}", []).append((many - one) / work.decode_new)
         (common,) = fresh(1, work.common)
         job = [common + own for own in fresh(requests, work.own)]
-        found.setdefault("shared", []).append(cpu_seconds(lambda job=job: answer(job, work.new)) * work.requests / requests)
+        found.setdefault("shared", []).append(
+            cpu_seconds(lambda job=job: answer(job, work.new)) * work.requests / requests
+        )
     return found
 
 

@@ -186,6 +186,22 @@ def test_a_packed_product_is_the_plain_one_and_a_row_does_not_depend_on_the_othe
     assert packed(x[:0]).shape == (0, 96)
 
 
+def test_a_torch_without_the_packing_operators_computes_the_same(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (prompt,) = random_prompts([40])
+    expected = alone(make_runner(folder), prompt, 16)
+
+    def never(dtype: torch.dtype | None = None) -> bool:
+        return False
+
+    monkeypatch.setattr("stolon.runtime.runner.packing_works", never)
+    monkeypatch.setattr("stolon.runtime.runner.int8_works", never)
+    plain = make_runner(folder)
+    assert isinstance(plain._decoder.head, PlainLinear)
+    assert alone(plain, prompt, 16) == expected
+    with pytest.raises(InvalidRequest, match="int8"):
+        make_runner(folder, quantization="int8")
+
+
 def test_an_int8_product_is_close_and_a_row_does_not_depend_on_the_others() -> None:
     assert int8_works()
     weight, x = torch.randn(96, 352) * 0.1, torch.randn(20, 352)
