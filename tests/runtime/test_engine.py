@@ -59,9 +59,19 @@ async def until(engine: Engine, **expected: int) -> None:
     raise AssertionError(f"{expected} never came, but {engine.stats()}")
 
 
+async def rest(engine: Engine) -> None:
+    """Wait until no step is under way."""
+    for _ in range(2000):
+        if not engine.heartbeat.busy:
+            return
+        await asyncio.sleep(0.005)
+    raise AssertionError("the engine never came to rest")
+
+
 async def idle(engine: Engine) -> None:
     """Wait until nothing is under way; then every slot must be free or cached for later."""
     await until(engine, running=0, waiting=0)
+    await rest(engine)
     stats = engine.stats()
     assert stats["kv_free"] + stats["kv_evictable"] == stats["kv_total"]  # type: ignore[operator]
 
@@ -376,8 +386,8 @@ async def test_closing_with_time_to_drain_lets_requests_end(tiny_checkpoint: Pat
     deltas = engine.generate(PROMPT, replace(LONG, max_tokens=60))
     first = await anext(deltas)
     closing = asyncio.ensure_future(engine.close(drain_s=60))
-    rest = [token async for delta in deltas for token in delta.tokens]
-    assert len(first.tokens + rest) == 60
+    others = [token async for delta in deltas for token in delta.tokens]
+    assert len(first.tokens + others) == 60
     await asyncio.wait_for(closing, 30)
     with pytest.raises(EngineClosedError):
         await answer(engine, PROMPT, GREEDY)
@@ -439,10 +449,7 @@ def test_an_engine_cannot_be_used_after_fork_but_lives_on_in_the_parent(tiny_che
 
 async def test_an_idle_engine_makes_no_steps(engine: Engine) -> None:
     await answer(engine, PROMPT, GREEDY)
-    for _ in range(500):
-        if not engine.heartbeat.busy:
-            break
-        await asyncio.sleep(0.01)
+    await rest(engine)
     before = engine.heartbeat
     await asyncio.sleep(0.2)
     after = engine.heartbeat
