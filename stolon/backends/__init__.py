@@ -1,1 +1,4 @@
 """Who answers. Each backend is a module of its own, imported when it is used."""
+
+# Fails where this folder is imported through the link in the root, which would load a second copy of everything.
+from .. import __version__ as __version__

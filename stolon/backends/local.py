@@ -98,6 +98,9 @@ class Runtime(Backend):
         if self._engine.room(len(tokens)) >= 0:  # what cannot be computed is refused when it is asked for
             await self._engine.prefill(tokens)
 
+    def end_program(self, program: int) -> None:
+        self._engine.end_program(program)
+
     def render(self, prompt: Prompt) -> str:
         """The text that the model reads, control tokens spelled out."""
         return self._engine.tokenizer.decode(self._encoder.encode(prompt), skip_special_tokens=False)

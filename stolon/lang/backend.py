@@ -71,6 +71,9 @@ class Backend(Protocol):
     async def prefill(self, prompt: Prompt) -> None:
         """Compute `prompt` now, so that requests which extend it start faster. A hint."""
 
+    def end_program(self, program: int) -> None:
+        """The program will ask no more, so what was kept for it may go. A hint; comes on any thread, must not block."""
+
     def render(self, prompt: Prompt) -> str | None:
         """`prompt` as the text that the model reads; None where only the server knows it."""
         return None

@@ -78,7 +78,8 @@ class Run(Signal):
         timeout_s: float | None = None,
     ) -> None:
         super().__init__()
-        self.id = next(_ids)
+        # a program and those that it calls are one to the backend: they share prefixes and end together
+        self.program: int = next(_ids) if parent is None else parent.program
         self.settings = settings
         self.is_async = is_async
         self.streaming = streaming
@@ -146,7 +147,9 @@ class Run(Signal):
         self.unhandled = next((failure for failure in self.failures if not failure.delivered), None)
         if self._timer is not None:
             get_hub().post(self._timer.cancel)
-        if self._parent is not None:
+        if self._parent is None:
+            self.settings.backend.end_program(self.program)
+        else:
             with self._parent.lock:
                 self._parent._nested = tuple(run for run in self._parent._nested if run is not self)
                 self._parent.nested_usage += self.usage()
@@ -426,7 +429,7 @@ class Chain(Signal):
         return GenerateRequest(
             prompt=self.prompt,
             params=seeded(op.resolved.params, self.path),
-            program=self.run.id,
+            program=self.run.program,
             width=self.width,
             timeout_s=self._seconds_left(op),
         )

@@ -18,7 +18,8 @@ class Admission:
     """Lets sequences in while budget, places and memory last.
 
     A sequence is let in when all it still has to compute fits beside what the running ones still have to compute. Who
-    needs what a running prompt is about to compute waits for that.
+    needs what a running prompt is about to compute waits for that. A program begins when there is also room for it, and
+    for those under way, to grow: too many at once would take each other's prefixes away, turn by turn.
     """
 
     def __init__(self, config: SchedulerConfig, roster: Roster, planner: Planner) -> None:
@@ -40,8 +41,9 @@ class Admission:
 
     def _state(self) -> tuple[int, ...]:
         """While this stays the same and memory does not grow, those that could not be admitted still cannot."""
-        roster = self._roster
-        return self._holdings.tree.grown, len(roster.running), len(roster.waiting), roster.counters.submitted
+        roster, holdings = self._roster, self._holdings
+        counts = len(roster.running), len(roster.waiting), roster.counters.submitted, holdings.ended
+        return holdings.tree.grown, *counts
 
     def _one_pass(self, plan: Plan, budget: int) -> tuple[list[int], set[Sequence]]:
         """Returns the arrivals of those admitted, and who waits for a prefix in the making."""
@@ -79,6 +81,8 @@ class Admission:
         sequence = candidate.sequence
         assert candidate.node is not None
         self._roster.start(sequence)
+        if sequence.program:
+            self._holdings.note(sequence.program, len(sequence.tokens))
         self._holdings.admit(sequence, candidate.node, candidate.length)
         if sequence.cached is None:
             sequence.cached = 0
@@ -135,8 +139,13 @@ class Admission:
             # It comes back when there is memory for so many steps of everybody, twice as many each time.
             steps = 16 << min(sequence.preemptions, 16)
             spare += sum(min(to_come(s), steps) for s in (*running, sequence))
-        room = holdings.available - holdings.tree.unlocked(candidate.node, candidate.length)
-        return need + promised + spare <= room
+        unlocked = holdings.tree.unlocked(candidate.node, candidate.length)
+        if need + promised + spare + unlocked > holdings.available:
+            return False
+        begins = sequence.program and not holdings.is_live(sequence.program)
+        if not begins or self._roster.waiting.is_aged(sequence):
+            return True
+        return holdings.fits_a_program(need + promised + unlocked, len(sequence.tokens))
 
 
 def to_come(sequence: Sequence) -> int:

@@ -34,7 +34,7 @@ class SchedulerConfig:
     )
     max_overtakes: int = field(default=64, metadata=flag("how often a waiting request may be overtaken"))
     radix_cache: bool = field(default=True, metadata=flag("keep computed prefixes for later requests"))
-    pin_share: float = field(default=0.5, metadata=flag("largest share of the cache that live programs may pin"))
+    pin_share: float = field(default=0.9, metadata=flag("largest share of the cache that live programs may pin"))
     pin_seconds: float = field(default=30.0, metadata=flag("how long a live program's prefix stays pinned after use"))
     check: bool = field(default=False, metadata=flag("check every invariant after every step (slow; for tests)"))
 

@@ -178,6 +178,11 @@ class Engine:
         async for _ in self.generate(prompt_ids, SamplingParams(max_tokens=0), salt=salt, program=program):
             pass
 
+    def end_program(self, program: int) -> None:
+        """The program asks no more: its prefixes are now as good as any other. Does not wait; nothing after the end."""
+        if os.getpid() == self._process and self._thread.heartbeat.alive:
+            self._thread.call(lambda: self._scheduler.end_program(program))
+
     async def flush_cache(self) -> bool:
         """Forget all cached prefixes; False, and nothing is forgotten, while requests are running."""
         return await asyncio.wrap_future(self._flush())

@@ -12,6 +12,8 @@ from .pages import PagePool
 from .radix import NO_SLOTS, RadixNode, RadixTree
 from .sequence import Sequence
 
+FIRST_GUESS = 4.0  # by what factor a program's longest request outgrows its first, until programs have ended and told
+
 
 @dataclass(slots=True, eq=False)
 class Pin:
@@ -19,6 +21,14 @@ class Pin:
 
     node: RadixNode
     expires_s: float
+
+
+@dataclass(slots=True, eq=False)
+class Extent:
+    """Tokens of a live program's first request and of its longest."""
+
+    first: int
+    longest: int
 
 
 class Holdings:
@@ -42,6 +52,9 @@ class Holdings:
         self._pin_seconds = pin_seconds
         self._clock = clock
         self._pins: dict[int, list[Pin]] = {}  # by program, in order of last use
+        self._extents: dict[int, Extent] = {}  # of live programs
+        self._growth = FIRST_GUESS
+        self.ended = 0  # programs
 
     # -- room
 
@@ -54,7 +67,7 @@ class Holdings:
         return -(-tokens // self.page_size) * self.page_size
 
     def reserve(self, tokens: int) -> bool:
-        """Make `tokens` (whole pages) free by evicting, then by dropping the pins used least recently."""
+        """Make `tokens` (whole pages) free by evicting, then by dropping the pins of the programs that lose least."""
         while True:
             short = tokens - self.pool.free
             if short <= 0:
@@ -66,7 +79,7 @@ class Holdings:
                 return True
             if not self._pins:
                 return False
-            self.unpin(next(iter(self._pins)))
+            self.unpin(self._least_pinned())
 
     # -- a sequence's life
 
@@ -223,12 +236,45 @@ class Holdings:
         while len(pins) > max(width, 1):
             self.tree.unpin(pins.pop(0).node)
         while self._pins and self.tree.pinned > self._most_pinned:
-            self.unpin(next(iter(self._pins)))
+            self.unpin(self._least_pinned())
+
+    def _least_pinned(self) -> int:
+        """The program whose longest prefix is shortest: it has the least to compute again."""
+        return min(self._pins, key=lambda program: max(pin.node.end for pin in self._pins[program]))
 
     def unpin(self, program: int) -> None:
-        """The program has ended."""
+        """Take its claims back. If it asks again, it has to come in like one that begins."""
+        self._extents.pop(program, None)
         for pin in self._pins.pop(program, ()):
             self.tree.unpin(pin.node)
+
+    def end(self, program: int) -> None:
+        """The program asks no more; what it grew to is a guess at what others will."""
+        extent = self._extents.get(program)
+        if extent is not None:
+            self.ended += 1
+            self._growth += (extent.longest / extent.first - self._growth) / min(self.ended + 1, 16)
+        self.unpin(program)
+
+    def is_live(self, program: int) -> bool:
+        return program in self._extents
+
+    def note(self, program: int, tokens: int) -> None:
+        """A request of the program has got so long."""
+        extent = self._extents.setdefault(program, Extent(tokens, tokens))
+        extent.longest = max(extent.longest, tokens)
+
+    def to_come(self) -> float:
+        """Tokens by which the live programs are expected to grow."""
+        return sum(max(extent.first * self._growth - extent.longest, 0) for extent in self._extents.values())
+
+    def fits_a_program(self, need: int, tokens: int) -> bool:
+        """Whether one more could begin, and grow, beside the live ones as they grow.
+
+        need: memory for its first request, of `tokens` tokens
+        """
+        held = self.pool.num_slots - self.pool.free - self.tree.evictable
+        return held + self.to_come() + need + tokens * (self._growth - 1) <= self.pool.num_slots
 
     def pinned_nodes(self) -> list[RadixNode]:
         return [pin.node for pins in self._pins.values() for pin in pins]

@@ -121,6 +121,8 @@ class Roster:
     def _settle(self, sequence: Sequence) -> None:
         """Give back its memory; if its program goes on, what it ended with is needed again soon."""
         node = self.holdings.settle(sequence)
+        if sequence.program:
+            self.holdings.note(sequence.program, len(sequence.tokens))
         if sequence.program and sequence.finish in ("stop", "length") and node is not None:
             self.holdings.pin(sequence.program, node, sequence.width)
 

@@ -101,7 +101,7 @@ class Scheduler:
 
     def end_program(self, program: int) -> None:
         """The program asks no more; its prefixes are now as good as any other."""
-        self.holdings.unpin(program)
+        self.holdings.end(program)
 
     def flush(self) -> bool:
         """Forget all cached prefixes; False, and nothing done, while sequences run."""

@@ -353,6 +353,47 @@ def test_pins_are_bounded_and_yield_when_memory_is_needed() -> None:
     assert engine.run().ended[-1].finish == "length"
 
 
+def converse(engine: Engine, programs: int, turns: int, turn: int) -> float:
+    """Programs that each ask `turns` times, their next prompt ready as soon as an answer is. Returns the hit rate."""
+    prompts = {program: prompt_of(turn, program) for program in range(1, programs + 1)}
+    open_turns = dict.fromkeys(prompts, turns)
+    for program, prompt in prompts.items():
+        engine.submit(prompt, max_tokens=4, program=program)
+    while engine.scheduler.has_work:
+        done = len(engine.ended)
+        engine.step()
+        for sequence in engine.ended[done:]:
+            program = sequence.program
+            open_turns[program] -= 1
+            if open_turns[program]:
+                grown = sequence.tokens.tolist() + prompt_of(turn, 100 * program + open_turns[program])
+                engine.submit(grown, max_tokens=4, program=program)
+            else:
+                engine.scheduler.end_program(program)
+    return engine.scheduler.stats().hit_rate
+
+
+def test_programs_that_do_not_all_fit_go_on_one_after_the_other_instead_of_evicting_each_other() -> None:
+    roomy, tight = Engine(slots=4000), Engine(slots=900)  # where all together need 1,760
+    best = converse(roomy, programs=10, turns=4, turn=40)
+    assert converse(tight, programs=10, turns=4, turn=40) >= 0.95 * best
+    tight.check_answers()
+
+
+def test_programs_that_ask_once_soon_share_all_of_the_memory() -> None:
+    engine = Engine(slots=400)
+    for program in range(1, 60):
+        engine.submit(prompt_of(60, program), max_tokens=20, program=program)
+    most = 0
+    while engine.scheduler.has_work:
+        ended = len(engine.ended)
+        engine.step()
+        for sequence in engine.ended[ended:]:
+            engine.scheduler.end_program(sequence.program)
+        most = max(most, len(engine.scheduler.roster.running))
+    assert most >= 4  # five prompts of 60 with their answers of 20 fill the memory
+
+
 # -- life cycle
 
 
