@@ -12,10 +12,10 @@ from array import array
 from collections import deque
 from collections.abc import AsyncGenerator, Generator, Iterable, Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from ..lang.errors import ContextLengthError, EngineClosedError, InvalidRequest
+from ..lang.errors import ContextLengthError, EngineClosedError, EngineError, InvalidRequest
 from ..lang.types import MAX_SEED, Delta, SamplingParams, Usage
 from .chat import ChatTemplate
 from .config import EngineConfig
@@ -57,13 +57,14 @@ class Engine:
         self.config = config
         self.tokenizer = Tokenizer.load(folder if config.tokenizer_path is None else Path(config.tokenizer_path))
         self.chat = ChatTemplate.load(self.tokenizer, folder, template)
-        runner = ModelRunner(config)
+        runner = ModelRunner(config, end_token_ids=self.tokenizer.eos_ids)
         self.memory_report = runner.memory_report
         self.context_length = runner.context_length
         self.vocab_size = runner.vocab_size
         self.num_slots = runner.num_slots
-        ends = runner.eos_token_ids | self.tokenizer.eos_ids
-        self._scheduler = Scheduler(config.scheduler, runner.num_slots, runner.context_length, time.monotonic, ends)
+        self._scheduler = Scheduler(
+            config.scheduler, runner.num_slots, runner.context_length, time.monotonic, runner.eos_token_ids
+        )
         self._core = EngineCore(self._scheduler, runner, self.tokenizer)
         self._thread = EngineThread(self._core)
         self._ids = itertools.count()
@@ -180,8 +181,9 @@ class Engine:
 
     def end_program(self, program: int) -> None:
         """The program asks no more: its prefixes are now as good as any other. Does not wait; nothing after the end."""
-        if os.getpid() == self._process and self._thread.heartbeat.alive:
-            self._thread.call(lambda: self._scheduler.end_program(program))
+        if os.getpid() == self._process:
+            with suppress(EngineClosedError, EngineError):
+                self._thread.call(lambda: self._scheduler.end_program(program))
 
     async def flush_cache(self) -> bool:
         """Forget all cached prefixes; False, and nothing is forgotten, while requests are running."""
