@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextvars
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Literal, TypeVar, cast, overload
 
@@ -210,7 +210,7 @@ class Completed(Generic[R]):
             yield batch.order[position], batch.begun(batch.order[position])
 
 
-def in_order(batch: Batch[R], errors: Literal["raise", "return"]) -> Iterator[State[R]]:
+def in_order(batch: Batch[R], errors: Literal["raise", "return"]) -> Generator[State[R], None, None]:
     """The states one by one; a failure is raised after all the others were given."""
     try:
         yield from batch

@@ -248,7 +248,7 @@ class Chain(Signal):
     def append(self, op: Op) -> None:
         """Do `op` after all that was appended before. Never blocks.
 
-        Raises GenerationError if the program has been told that an earlier operation failed, ProgramError after the end.
+        Raises GenerationError once the program has been told of an earlier failure, ProgramError after the end.
         """
         with self.run.lock:
             self._check_open()

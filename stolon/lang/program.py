@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import inspect
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Generator, Iterable, Mapping
 from typing import Any, Concatenate, Generic, Literal, TypeVar, cast, overload
 
 from typing_extensions import ParamSpec
@@ -58,6 +58,8 @@ class Function(Generic[P, R]):
     The state is the first parameter, whatever its name; a program in a class has it after `self`. `async def` works.
     """
 
+    __name__: str
+
     def __init__(
         self,
         func: Callable[..., Any],
@@ -94,6 +96,8 @@ class Function(Generic[P, R]):
     def __call__(self, state: State[Any], /, *args: P.args, **kwargs: P.kwargs) -> Any: ...
     @overload
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> State[R]: ...
+    @overload
+    def __call__(self, *args: Any, **kwargs: Any) -> State[R]: ...  # with options of `run`
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """`run`; or, given a state of a running program first, go on in that state and return what the body returns.
 
@@ -263,7 +267,7 @@ class Function(Generic[P, R]):
         generator_style: Literal[True],
         errors: Literal["raise", "return"] = "raise",
         **options: Any,
-    ) -> Iterator[State[R]]: ...
+    ) -> Generator[State[R], None, None]: ...
     def run_batch(
         self,
         batch_kwargs: Iterable[Any],
@@ -273,7 +277,7 @@ class Function(Generic[P, R]):
         generator_style: bool = False,
         errors: Literal["raise", "return"] = "raise",
         **options: Any,
-    ) -> list[State[R]] | Iterator[State[R]]:
+    ) -> list[State[R]] | Generator[State[R], None, None]:
         """`map` by SGLang's names; `generator_style` gives the states one by one, in order, as they end."""
         refuse_to_block_a_loop(f"await {program_name(self.func)}.amap(...)")
         batch = self._batch(batch_kwargs, num_threads, progress_bar, options)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Generator, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Generic, Literal, TypeVar, cast, overload
 
@@ -195,7 +195,8 @@ class State(Generic[R_co]):
                 raise self.chain.failure.error()
             defined = ", ".join(map(repr, self.writer.names())) or "none"
             raise KeyError(f"{_shown(name)} is not a variable of this program; defined: {defined}")
-        if variable.open_scope and not variable.done:
+        beside = run.streaming and current_run.get() is not run  # such a reader can wait for the end of the block
+        if variable.open_scope and not variable.done and not beside:
             raise ProgramError(f"{variable.label} is read inside its own block; its text is known at the end of it")
         return variable
 
@@ -260,7 +261,7 @@ class State(Generic[R_co]):
 
     # -- streams
 
-    def text_iter(self, name: Key = None) -> Iterator[str]:
+    def text_iter(self, name: Key = None) -> Generator[str, None, None]:
         """Increments of the whole text, or of one variable; all of it at once if the program is over.
 
         Leaving the loop early cancels the program, unless others still read along.
@@ -268,12 +269,14 @@ class State(Generic[R_co]):
         return drive(self.chain.run, self._text_steps(name))
 
     @overload
-    def text_async_iter(self, name: Key = None, return_meta_data: Literal[False] = False) -> AsyncIterator[str]: ...
+    def text_async_iter(
+        self, name: Key = None, return_meta_data: Literal[False] = False
+    ) -> AsyncGenerator[str, None]: ...
     @overload
     def text_async_iter(
         self, name: Key, return_meta_data: Literal[True]
-    ) -> AsyncIterator[tuple[str, dict[str, Any]]]: ...
-    def text_async_iter(self, name: Key = None, return_meta_data: bool = False) -> AsyncIterator[Any]:
+    ) -> AsyncGenerator[tuple[str, dict[str, Any]], None]: ...
+    def text_async_iter(self, name: Key = None, return_meta_data: bool = False) -> AsyncGenerator[Any, None]:
         """`text_iter` for event loops; with `return_meta_data`, pairs of a variable's text and its meta information."""
         if not return_meta_data:
             return adrive(self.chain.run, self._text_steps(name))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Generator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar, Union
 
@@ -76,7 +76,7 @@ def refuse_to_block_a_loop(hint: str) -> None:
         raise ProgramError(f"this would block the event loop that the program runs on; use `{hint}`")
 
 
-def drive(run: Run, steps: Steps[T]) -> Iterator[T]:
+def drive(run: Run, steps: Steps[T]) -> Generator[T, None, None]:
     """The items of `steps`, waiting in this thread. Leaving early cancels the run, unless others still read along."""
     run.readers += 1
     try:
@@ -93,7 +93,7 @@ def drive(run: Run, steps: Steps[T]) -> Iterator[T]:
         steps.close()
 
 
-async def adrive(run: Run, steps: Steps[T]) -> AsyncIterator[T]:
+async def adrive(run: Run, steps: Steps[T]) -> AsyncGenerator[T, None]:
     """The same in an event loop."""
     run.readers += 1
     try:

@@ -77,9 +77,7 @@ class Writer:
         self._check_place(node)
         variable = self._variable(node)
         variable.text_in_logprobs = resolved.text_in_logprobs
-        self.chain.append(Generation(node, variable, resolved))
-        self.declare(variable, node)
-        self.said = True
+        self._begin(Generation(node, variable, resolved))
 
     def _append_select(self, node: Select[Any]) -> None:
         settings = self.chain.run.settings
@@ -94,8 +92,22 @@ class Writer:
         self._check_place(node)
         variable = self._variable(node)
         resolved = settings.resolve_select(node.options)
-        self.chain.append(Generation(node, variable, resolved))
-        self.declare(variable, node)
+        self._begin(Generation(node, variable, resolved))
+
+    def _begin(self, op: Generation) -> None:
+        """Declare the variable of `op` and append it; in this order, for the backend may be fast."""
+        keys: tuple[Key, ...] = (op.variable.name, op.node)
+        before = [(key, self.variables.get(key)) for key in keys]
+        self.declare(op.variable, op.node)
+        try:
+            self.chain.append(op)
+        except StolonError:
+            for key, variable in before:
+                if variable is None:
+                    del self.variables[key]
+                else:
+                    self.variables[key] = variable
+            raise
         self.said = True
 
     def _variable(self, node: Gen[Any] | Select[Any]) -> Variable:

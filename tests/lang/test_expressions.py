@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from stolon import InvalidRequest, ProgramError, assistant, function, gen, select, user
-from stolon.lang.ir import Seq, parts_of
+from stolon.lang.ir import RoleBegin, Seq, parts_of
 
 
 def test_plus_makes_one_flat_sequence_from_either_side():
@@ -24,6 +25,7 @@ def test_a_node_knows_the_line_that_made_it():
     node, line = gen("x"), sys._getframe().f_lineno
     assert node.origin == (__file__, line)
     turn, line = user("x"), sys._getframe().f_lineno
+    assert isinstance(turn[0], RoleBegin)
     assert turn[0].origin == (__file__, line)
     assert Path(node.origin[0]).name == "test_expressions.py"
 
@@ -127,10 +129,10 @@ def test_b70_what_cannot_be_appended_is_refused_at_once(scripted, value):
 
     @function
     def program(s):
-        with pytest.raises(TypeError, match="cannot append .* to a program state"):
+        with pytest.raises(TypeError, match=r"cannot append .* to a program state"):
             s += value
         with pytest.raises(TypeError):
-            s += user(value) if value is not None else user([None])
+            s += user(value) if value is not None else user([None])  # pyright: ignore[reportArgumentType]
 
     assert program.run().text() == ""
 
@@ -153,7 +155,8 @@ def test_b69_wrong_choices_are_refused_naming_the_selection(choices):
 
 
 def test_names_must_be_text():
-    for make in (lambda: gen(5), lambda: select(5, ["a"])):
+    wrong: Any = 5
+    for make in (lambda: gen(wrong), lambda: select(wrong, ["a"])):
         with pytest.raises(TypeError, match="name must be text"):
             make()
 
@@ -212,7 +215,7 @@ def test_an_unused_turn_method_cannot_be_appended(scripted):
     def program(s):
         s += s.user()
 
-    with pytest.raises(TypeError, match="with s.user"):
+    with pytest.raises(TypeError, match=r"with s\.user"):
         program.run()
 
 

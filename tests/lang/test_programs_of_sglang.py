@@ -86,18 +86,8 @@ def test_expert_answer(scripted):
     @sgl.function
     def expert_answer(s, question):
         s += "Question: " + question + "\n"
-        s += (
-            "A good person to answer this question is"
-            + sgl.gen("expert", stop=[".", "\n"])
-            + ".\n"
-        )
-        s += (
-            "For example,"
-            + s["expert"]
-            + " would answer that "
-            + sgl.gen("answer", stop=".")
-            + "."
-        )
+        s += "A good person to answer this question is" + sgl.gen("expert", stop=[".", "\n"]) + ".\n"
+        s += "For example," + s["expert"] + " would answer that " + sgl.gen("answer", stop=".") + "."
 
     ret = expert_answer.run(question="What is the capital of France?", temperature=0.1)
     assert "paris" in ret.text().lower()
@@ -279,7 +269,9 @@ def test_hellaswag_select(scripted):
         s += "Some shots.\n" + question
         s += sgl.select("answer", choices=choices)
 
-    questions = [{"question": f"Which ends in {i}? ", "choices": [f"it is {k}" for k in (i, -1, -2)]} for i in range(60)]
+    questions = [
+        {"question": f"Which ends in {i}? ", "choices": [f"it is {k}" for k in (i, -1, -2)]} for i in range(60)
+    ]
     labels = [f"it is {i}" for i in range(60)]
     accuracies = []
     for generator_style in (False, True):
