@@ -1,0 +1,1 @@
+"""Constraints compiled to token masks: what may come next, given what came before."""
