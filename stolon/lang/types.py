@@ -66,6 +66,8 @@ class SamplingParams:
                 _at_least(name, value, 0)
         if self.seed is not None and not -MAX_SEED - 1 <= self.seed <= MAX_SEED:
             raise InvalidRequest(f"seed must fit in 64 bits, got {self.seed}", param="seed")
+        for _, bias in self.logit_bias:
+            _within("logit_bias", bias, -100.0, 100.0)
         if any(not s for s in (*self.stop, *self.stop_regex)):
             raise InvalidRequest("stop must not contain an empty string; leave it out instead", param="stop")
 
