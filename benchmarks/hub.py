@@ -124,6 +124,7 @@ def main() -> None:
     results: dict[str, dict[str, float]] = {}
     print(f"{'programs':24}{'count':>8}{'CPU ms each':>14}{'(min, max)':>18}{'wall s':>9}{'threads':>9}")
     for name, (program, count) in cases.items():
+        time.sleep(2.5)  # idle threads of the case before end
         one = results[name] = measure(program, count)
         spread = f"({one['cpu_ms_min']:.3f}, {one['cpu_ms_max']:.3f})"
         print(f"{name:24}{count:8}{one['cpu_ms_per_program']:14.3f}{spread:>18}{one['wall_s']:9.2f}{one['threads']:9}")

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable, Generator, Iterator, Sequen
 from dataclasses import dataclass
 from typing import Any, Generic, Literal, TypeVar, cast, overload
 
+from .collector import MANY, FewerCollections
 from .execution import Execution
 from .progress import Progress
 from .state import State
@@ -57,6 +58,7 @@ class Batch(Signal, Sequence[State[R]], Generic[R]):
         self._ended: list[bool] = [False] * len(items)
         self._cancelled = False
         self._progress = Progress(len(items)) if progress and items else None
+        self._collections = FewerCollections() if len(items) >= MANY else None
         self._fill()
 
     def _fill(self) -> None:
@@ -80,6 +82,9 @@ class Batch(Signal, Sequence[State[R]], Generic[R]):
             if self._progress is not None:
                 run = self.begun(index).chain.run
                 self._progress.step(failed=run.error() is not None, usage=run.usage())
+            over = len(self.order) == len(self._items)
+        if over and self._collections is not None:
+            self._collections.release()
         self.fire()
         self._fill()
 
@@ -114,6 +119,8 @@ class Batch(Signal, Sequence[State[R]], Generic[R]):
     def cancel(self) -> None:
         """Cancel what runs, and begin no more. States that were never begun are missing then."""
         self._cancelled = True
+        if self._collections is not None:
+            self._collections.release()
         for state in self._states:
             if state is not None:
                 state.cancel()

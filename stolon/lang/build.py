@@ -93,6 +93,11 @@ def assistant(expr: Expression | Sequence[Expression] | None = None) -> Seq:
     return turn("assistant", expr, caller(1))
 
 
+def tool(expr: Expression | Sequence[Expression] | None = None) -> Seq:
+    """A turn that tells the model what a tool gave back; for models whose chat template knows tools."""
+    return turn("tool", expr, caller(1))
+
+
 def system_begin() -> RoleBegin:
     return RoleBegin("system", caller(1))
 

@@ -76,6 +76,10 @@ class State(Generic[R_co]):
         """A turn of the model: appended at once with `expr`, or `with s.assistant():`."""
         return self._turn("assistant", expr)
 
+    def tool(self, expr: Expression | Sequence[Expression] | None = None) -> Turn:
+        """A turn that tells what a tool gave back."""
+        return self._turn("tool", expr)
+
     def _turn(self, role: Role, expr: Expression | Sequence[Expression] | None) -> Turn:
         if expr is not None:
             self.writer.append_all(turn(role, expr, caller(3)).parts)

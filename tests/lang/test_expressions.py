@@ -25,8 +25,9 @@ def test_a_node_knows_the_line_that_made_it():
     node, line = gen("x"), sys._getframe().f_lineno
     assert node.origin == (__file__, line)
     turn, line = user("x"), sys._getframe().f_lineno
-    assert isinstance(turn[0], RoleBegin)
-    assert turn[0].origin == (__file__, line)
+    begin = turn[0]
+    assert isinstance(begin, RoleBegin)
+    assert begin.origin == (__file__, line)
     assert Path(node.origin[0]).name == "test_expressions.py"
 
 
