@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from .lang.build import system as system
     from .lang.build import system_begin as system_begin
     from .lang.build import system_end as system_end
+    from .lang.build import tool as tool
     from .lang.build import user as user
     from .lang.build import user_begin as user_begin
     from .lang.build import user_end as user_end
@@ -73,7 +74,7 @@ _HOME = {
     "backends.scripted": "Scripted",
     "lang.backend": "Backend Capabilities GenerateRequest",
     "lang.batch": "Batch",
-    "lang.build": "assistant assistant_begin assistant_end gen select system system_begin system_end "
+    "lang.build": "assistant assistant_begin assistant_end gen select system system_begin system_end tool "
     "user user_begin user_end",
     "lang.choices": "greedy_token_selection token_length_normalized unconditional_likelihood_normalized",
     "lang.errors": "BackendError BackendProtocolError BackendRequestError BackendTimeout BackendUnavailable Cancelled "
@@ -136,6 +137,7 @@ __all__ = [  # spelled out, for type checkers; a test compares it with the table
     "system_begin",
     "system_end",
     "token_length_normalized",
+    "tool",
     "unconditional_likelihood_normalized",
     "user",
     "user_begin",
@@ -147,7 +149,13 @@ def __getattr__(name: str) -> object:
     module = _MODULE_OF.get(name)
     if module is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f".{module}", __name__), name)
+    try:
+        value = getattr(import_module(f".{module}", __name__), name)
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.startswith(__name__):
+            raise
+        extra = "[local]" if name == "Runtime" else ""
+        raise ImportError(f"{name} needs the package {error.name}; pip install 'stolon{extra}' brings it") from error
     globals()[name] = value
     return value
 
