@@ -133,9 +133,9 @@ _USES: tuple[Callable[[Random], ToolUse], ...] = (
 
 
 def tool_chat(rng: Random) -> Document:
-    """One call among one to three tools, mostly with the reply and the answer."""
+    """One call among one or two tools, mostly with the reply and the answer."""
     use = rng.choice(_USES)(rng)
-    others = [other.tool for other in (rng.choice(_USES)(rng) for _ in range(rng.choice((0, 1, 1, 2))))]
+    others = [other.tool for other in (rng.choice(_USES)(rng) for _ in range(rng.choice((0, 1, 1))))]
     tools = [use.tool, *(tool for tool in others if tool.description != use.tool.description)]
     rng.shuffle(tools)
     system = rng.choice(("", "", "You are a helpful assistant."))

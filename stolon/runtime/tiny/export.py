@@ -50,4 +50,5 @@ def save_model(model: TinyLlama, tokenizer: Tokenizer, out: Path) -> None:
     weights = {name: weight.detach().to(torch.bfloat16).contiguous() for name, weight in model.state_dict().items()}
     part = out / "model.safetensors.part"
     save_file(weights, part, metadata={"format": "pt"})
+    part.chmod(0o644)  # save_file leaves it readable by its owner alone
     part.replace(out / "model.safetensors")

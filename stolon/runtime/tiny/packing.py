@@ -13,7 +13,8 @@ from .tokenizer import token_id
 
 # what is not said by the assistant is learnt a little too: it teaches the language of the questions
 PROMPT_WEIGHT = 0.1
-SHORT_ROW, LONG_ROW = 256, 512
+# a document goes into the shortest row that holds it: attention costs tokens times row length
+ROW_LENGTHS = (128, 384)
 _SEARCH = 32  # how many waiting documents are looked at to fill the rest of a row
 
 
@@ -87,19 +88,21 @@ class Packer:
 
 
 def batches(tokenizer: Tokenizer, seed: int, tokens_per_batch: int) -> Iterator[Rows]:
-    """Batches without end: short rows, and long rows whenever enough long documents have gathered."""
+    """Batches without end: short rows, and longer ones whenever enough longer documents have gathered."""
     filler = token_id(tokenizer, TEXT_END)
-    short = Packer(SHORT_ROW, filler)
-    long = Packer(LONG_ROW, filler, spare=short)
+    packers: list[Packer] = []
+    for length in ROW_LENGTHS:
+        packers.append(Packer(length, filler, spare=packers[-1] if packers else None))
+    shortest, longer = packers[0], packers[1:]
     source = documents(seed)
-    long_rows = tokens_per_batch // LONG_ROW
     while True:
-        while len(short.waiting) < 512:
+        while len(shortest.waiting) < 512:
             example = encode(tokenizer, next(source))
-            if len(example.tokens) <= SHORT_ROW:
-                short.waiting.append(example)
-            elif len(example.tokens) <= LONG_ROW:
-                long.waiting.append(example)
-        if len(long.waiting) > 1.2 * long_rows:
-            yield long.rows(long_rows)
-        yield short.rows(tokens_per_batch // SHORT_ROW)
+            fitting = next((packer for packer in packers if len(example.tokens) <= packer.length), None)
+            if fitting is not None:
+                fitting.waiting.append(example)
+        yield shortest.rows(tokens_per_batch // shortest.length)
+        for packer in longer:
+            count = tokens_per_batch // packer.length
+            if len(packer.waiting) > 1.2 * count:
+                yield packer.rows(count)

@@ -2,6 +2,9 @@
 
 The budget is wall-clock time, and the learning rate follows it, so a run always anneals to its end. Data are the same
 for the same seed; the weights are not bit for bit, because a busy machine takes fewer steps.
+
+Each worker is a process of one thread with its own documents; they meet once a step to average their gradients. On a
+busy machine that wastes far less than two threads that meet in every operation.
 """
 
 # the annotations of torch and transformers are partial
@@ -12,17 +15,18 @@ import json
 import time
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
-from torch import Tensor
+from torch import Tensor, distributed, multiprocessing
 from torch.nn import functional
 
+from . import MODEL_DIR
 from .export import save_model
 from .network import Shape, TinyLlama
 from .packing import Rows, batches
-from .tokenizer import TOKENIZER_SEED, train_tokenizer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,11 +34,12 @@ class Recipe:
     """How to train; every field is a flag."""
 
     out: Path
+    tokenizer: Path = MODEL_DIR / "tokenizer.json"  # made once, by tokenizer.py
     minutes: float = 80.0
     max_steps: int = 10**9
     seed: int = 1
-    threads: int = 2
-    tokens_per_batch: int = 4096
+    workers: int = 2
+    tokens_per_batch: int = 4096  # of all workers together
     matrix_rate: float = 0.02  # Muon
     vector_rate: float = 0.004  # AdamW: embedding and norms
     warmup_steps: int = 60
@@ -80,7 +85,7 @@ class Trainer:
                 recipe.vector_rate,
             ),
         ]
-        self._loss = torch.compile(self._weighted_loss) if recipe.compile else self._weighted_loss
+        self._loss = torch.compile(self._weighted_loss, dynamic=False) if recipe.compile else self._weighted_loss
 
     def _weighted_loss(self, rows: tuple[Tensor, Tensor, Tensor, Tensor, Tensor]) -> Tensor:
         tokens, positions, mask, targets, weights = rows
@@ -88,17 +93,33 @@ class Trainer:
         each = functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none")
         return (each * weights.flatten()).sum() / weights.sum()
 
-    def step(self, rows: Rows, share: float) -> float:
+    def gradients(self, rows: Rows) -> float:
+        """Add up the gradients of one batch; returns its loss."""
         with torch.autocast("cpu", dtype=torch.bfloat16):
             loss = self._loss((rows.tokens, rows.positions, rows.mask, rows.targets, rows.weights))
         loss.backward()
+        return loss.item()
+
+    def averaged(self, *numbers: float) -> list[float]:
+        """Average the gradients over the workers, and some numbers with them."""
+        grads = [weight.grad for weight in self.model.parameters() if weight.grad is not None]
+        flat = torch.cat([*(grad.flatten() for grad in grads), torch.tensor(numbers)])
+        distributed.all_reduce(flat)
+        flat /= self.recipe.workers
+        start = 0
+        for grad in grads:
+            grad.copy_(flat[start : start + grad.numel()].view_as(grad))
+            start += grad.numel()
+        return flat[start:].tolist()
+
+    def step(self, share: float) -> None:
+        """Move the weights, at `share` of the peak learning rate."""
         torch.nn.utils.clip_grad_norm_(self._vectors, 1.0)
         for optimizer, peak in self._optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = peak * share
             optimizer.step()
             optimizer.zero_grad()
-        return loss.item()
 
     def save(self, progress: Progress) -> None:
         out = self.recipe.out
@@ -111,34 +132,38 @@ class Trainer:
         (out / "training.json").write_text(json.dumps({"recipe": settings, **asdict(progress)}, indent=2) + "\n")
 
 
-def train(recipe: Recipe) -> Progress:
-    torch.set_num_threads(recipe.threads)
+def _work(rank: int, recipe: Recipe, meeting: str) -> None:
+    """One worker. The numbers that steer the run are averaged too, so that all workers steer alike."""
+    distributed.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=recipe.workers)
+    torch.set_num_threads(1)
     torch.manual_seed(recipe.seed)
-    tokenizer = train_tokenizer(TOKENIZER_SEED)
+    tokenizer = Tokenizer.from_file(str(recipe.tokenizer))
     trainer = Trainer(recipe, tokenizer)
     progress = Progress()
-    source = batches(tokenizer, recipe.seed, recipe.tokens_per_batch)
-    started, cpu_started, saved = time.monotonic(), time.process_time(), time.monotonic()
-    budget_s = recipe.minutes * 60
-    while progress.steps < recipe.max_steps and progress.wall_s < budget_s:
-        share = rate_share(recipe, progress.steps, progress.wall_s / budget_s)
-        loss = trainer.step(next(source), share)
-        now = time.monotonic()
+    source = batches(tokenizer, recipe.seed * 1000 + rank, recipe.tokens_per_batch // recipe.workers)
+    started = saved = time.monotonic()
+    while progress.steps < recipe.max_steps and progress.wall_s < recipe.minutes * 60:
+        share = rate_share(recipe, progress.steps, progress.wall_s / (recipe.minutes * 60))
+        loss = trainer.gradients(next(source))
+        loss, wall_s, cpu_s = trainer.averaged(loss, time.monotonic() - started, time.process_time())
+        trainer.step(share)
         progress.steps += 1
         progress.tokens += recipe.tokens_per_batch
-        progress.wall_s, progress.cpu_s = now - started, time.process_time() - cpu_started
+        progress.wall_s, progress.cpu_s = wall_s, cpu_s * recipe.workers
         progress.loss = loss if progress.steps == 1 else 0.98 * progress.loss + 0.02 * loss
-        if progress.steps % 50 == 0:
-            print(
-                f"step {progress.steps} loss {progress.loss:.3f} tokens {progress.tokens / 1e6:.2f}M "
-                f"wall {progress.wall_s:.0f}s cpu {progress.cpu_s:.0f}s rate {share:.2f}",
-                flush=True,
-            )
-        if now - saved > recipe.save_every_s:
+        if rank == 0 and progress.steps % 50 == 0:
+            print(f"rate {share:.2f}", json.dumps(asdict(progress)), flush=True)
+        if rank == 0 and time.monotonic() - saved > recipe.save_every_s:
             trainer.save(progress)
             saved = time.monotonic()
-    trainer.save(progress)
-    return progress
+    if rank == 0:
+        trainer.save(progress)
+    distributed.destroy_process_group()
+
+
+def train(recipe: Recipe) -> None:
+    with TemporaryDirectory() as folder:
+        multiprocessing.spawn(_work, (recipe, f"{folder}/meeting"), nprocs=recipe.workers)
 
 
 def _recipe() -> Recipe:
@@ -147,8 +172,8 @@ def _recipe() -> Recipe:
         flag = "--" + field.name.replace("_", "-")
         if field.name == "out":
             parser.add_argument(flag, type=Path, required=True, help="folder to write into")
-        elif field.name == "start_from":
-            parser.add_argument(flag, type=Path)
+        elif field.name in ("start_from", "tokenizer"):
+            parser.add_argument(flag, type=Path, default=field.default)
         elif field.name == "compile":
             parser.add_argument(flag, action=argparse.BooleanOptionalAction, default=True)
         else:
@@ -157,4 +182,4 @@ def _recipe() -> Recipe:
 
 
 if __name__ == "__main__":
-    print(json.dumps(asdict(train(_recipe()))))
+    train(_recipe())
