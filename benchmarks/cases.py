@@ -44,7 +44,7 @@ def fewshot_select(size: Size) -> Case:
 
 
 def _questions(size: Size) -> list[tuple[str, str]]:
-    tasks, each, chars = (4, 6, 1500) if size == "smoke" else (8, 25, None)
+    tasks, each, chars = (4, 6, 1500) if size == "smoke" else (8, 10, None)
     pairs: list[tuple[str, str]] = []
     for task in list(load("bbh")["tasks"].values())[:tasks]:
         pairs += [(task["shots"][:chars], question) for question in task["questions"][:each]]
@@ -53,7 +53,7 @@ def _questions(size: Size) -> list[tuple[str, str]]:
 
 
 def tree_of_thought(size: Size) -> Case:
-    count, depth, tokens = (4, 3, 8) if size == "smoke" else (12, 4, 32)
+    count, depth, tokens = (4, 3, 8) if size == "smoke" else (8, 4, 24)
     items = [{"question": q, "depth": depth, "tokens": tokens} for q in load("gsm8k")[:count]]
     return Case("tree_of_thought", programs.tree_of_thought, items)
 
@@ -67,7 +67,7 @@ TOPICS = (
 
 
 def skeleton(size: Size) -> Case:
-    count, tokens, chars = (4, 12, 600) if size == "smoke" else (20, 48, 2000)
+    count, tokens, chars = (4, 12, 600) if size == "smoke" else (12, 32, 2000)
     examples = "\n\n".join(load("self_instruct")[:4])[:chars]
     shots = f"Please expand a tip for a topic into a detailed paragraph.\n\n{examples}"
     items = [{"shots": shots, "topic": topic, "tokens": tokens} for topic in TOPICS[:count]]
@@ -75,14 +75,14 @@ def skeleton(size: Size) -> Case:
 
 
 def judge_panel(size: Size) -> Case:
-    count, tokens, chars = (3, 8, 1500) if size == "smoke" else (12, 48, 3000)
+    count, tokens, chars = (3, 8, 1500) if size == "smoke" else (10, 32, 3000)
     parts = load("self_instruct")
     articles = ["\n\n".join(parts[6 * i : 6 * i + 6])[:chars] for i in range(count)]
     return Case("judge_panel", programs.judge_panel, [{"article": article, "tokens": tokens} for article in articles])
 
 
 def chat(size: Size) -> Case:
-    sessions, turns, tokens = (6, 3, 8) if size == "smoke" else (20, 4, 16)
+    sessions, turns, tokens = (6, 3, 8) if size == "smoke" else (16, 4, 16)
     texts = load("self_instruct")
     shuffled = random.Random(2)
     items = [{"questions": [t[:900] for t in shuffled.sample(texts, turns)], "tokens": tokens} for _ in range(sessions)]
