@@ -8,6 +8,7 @@ import re
 import zlib
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
+from functools import lru_cache
 from typing import Union, cast
 
 from ..lang.backend import Backend, Capabilities, GenerateRequest
@@ -173,9 +174,10 @@ def _first_found(answers: Mapping[str, Answer], text: str) -> Answer:
     raise AssertionError(f"no pattern of the script is found in the prompt {text!r}")
 
 
-def _words(text: str) -> list[str]:
+@lru_cache(maxsize=1024)
+def _words(text: str) -> tuple[str, ...]:
     """`text` in pieces of a word and the white space before it; nothing is lost."""
-    return re.findall(r"\s*\S+|\s+$", text)
+    return tuple(re.findall(r"\s*\S+|\s+$", text))
 
 
 def _token(word: str) -> int:
@@ -200,8 +202,8 @@ def _worded(answer: str, params: SamplingParams) -> _Worded:
         text = text[:at] + kept
     words = _words(text)
     if len(words) > params.max_tokens:
-        return _Worded(tuple(words[: params.max_tokens]), "length", None)
-    return _Worded(tuple(words), "stop", matched)
+        return _Worded(words[: params.max_tokens], "length", None)
+    return _Worded(words, "stop", matched)
 
 
 def _steps(answer: _Worded, index: int, size: int, params: SamplingParams) -> list[Delta]:

@@ -12,7 +12,7 @@ from typing import Any
 from .backend import Backend, GenerateRequest
 from .choices import best_index, softmax, token_length_normalized
 from .errors import BackendError, BackendRequestError, EngineClosedError, OverloadedError
-from .info import Answers, Info
+from .info import Info, whole
 from .ir import Gen, Select
 from .options import Resolved
 from .types import Delta, Score, Usage
@@ -58,22 +58,24 @@ async def _retried(backend: Backend, op: Generation, request: GenerateRequest) -
 
 async def _generate(backend: Backend, op: Generation, request: GenerateRequest) -> Info:
     started = time.perf_counter()
-    answers: Answers | None = None
+    deltas: list[Delta] | None = None
     stream = backend.stream(request)
     try:
         async for delta in stream:
-            if answers is None:
-                answers = Answers(request.params.n)
-            answers.add(delta)
+            if deltas is None:
+                deltas = [delta]
+            else:
+                deltas.append(delta)
             if delta.index == 0:
                 op.variable.feed(delta)
-    finally:
+    except BaseException:
         # a backend may answer with any asynchronous iterator; what can be closed is, so that leaving it aborts
         close = getattr(stream, "aclose", None)
         if close is not None:
             await close()
-    answers = answers or Answers(request.params.n)
-    return answers.finish(time.perf_counter() - started, text_in_logprobs=op.resolved.text_in_logprobs)
+        raise
+    seconds = time.perf_counter() - started
+    return whole(deltas or (), request.params.n, seconds, text_in_logprobs=op.resolved.text_in_logprobs)
 
 
 async def _select(backend: Backend, node: Select[Any], variable: Variable, request: GenerateRequest) -> Info:

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import Any
 
 from .errors import BackendError, StreamTruncatedError
 from .types import Delta, FinishReason, Score, TokenLogprob, Usage
 
-_NO_USAGE = Usage()
+NO_USAGE = Usage()
+_EMPTY: Mapping[str, Any] = MappingProxyType({})
+
+
+def _nothing() -> Mapping[str, Any]:
+    return _EMPTY  # shared: dictionaries of their own would be three more objects per generation
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,14 +31,14 @@ class Info:
     tokens: tuple[int, ...] = ()
     finish: FinishReason | None = None
     matched: str | int | None = None
-    usage: Usage = _NO_USAGE
+    usage: Usage = NO_USAGE
     logprobs: tuple[TokenLogprob, ...] | None = None
     prompt_logprobs: tuple[TokenLogprob | None, ...] | None = None
-    probs: dict[str, float] = field(default_factory=dict[str, float])
-    scores: dict[str, Score] = field(default_factory=dict[str, Score])
+    probs: Mapping[str, float] = field(default_factory=_nothing)
+    scores: Mapping[str, Score] = field(default_factory=_nothing)
     alternatives: tuple[Info, ...] = ()
     seconds: float = 0.0
-    method_meta: dict[str, object] = field(default_factory=dict[str, object])
+    method_meta: Mapping[str, object] = field(default_factory=_nothing)
     text_in_logprobs: bool = False
 
     def as_delta(self) -> Delta:
@@ -96,56 +102,38 @@ def _best(one: TokenLogprob, with_text: bool) -> list[tuple[float, int, str | No
     return [(logprob, token, text) for (token, logprob), text in zip(one.top, texts, strict=True)]
 
 
-class Answers:
-    """Collects the increments of one request until each of its `n` answers has ended."""
+def whole(deltas: Sequence[Delta], n: int, seconds: float, *, text_in_logprobs: bool) -> Info:
+    """What the increments of a request with `n` answers come to.
 
-    __slots__ = ("_deltas", "_usage")
+    Raises StreamTruncatedError if an answer did not end, BackendError if it was aborted.
+    """
+    usage = next((delta.usage for delta in reversed(deltas) if delta.usage is not None), NO_USAGE)
+    if n == 1:
+        return _one(deltas, usage, seconds, text_in_logprobs)
+    infos = tuple(
+        _one([delta for delta in deltas if delta.index == index], usage, seconds, text_in_logprobs)
+        for index in range(n)
+    )
+    return replace(infos[0], alternatives=infos)
 
-    def __init__(self, n: int) -> None:
-        self._deltas: list[list[Delta]] = [[] for _ in range(n)]
-        self._usage = _NO_USAGE
 
-    def add(self, delta: Delta) -> None:
-        self._deltas[delta.index].append(delta)
-        if delta.usage is not None:
-            self._usage = delta.usage
-
-    def finish(self, seconds: float, *, text_in_logprobs: bool) -> Info:
-        """All of it. Raises StreamTruncatedError if an answer did not end, BackendError if it was aborted."""
-        infos = [self._one(deltas, seconds, text_in_logprobs) for deltas in self._deltas]
-        if len(infos) == 1:
-            return infos[0]
-        first = infos[0]
-        return Info(
-            text=first.text,
-            tokens=first.tokens,
-            finish=first.finish,
-            matched=first.matched,
-            usage=first.usage,
-            logprobs=first.logprobs,
-            prompt_logprobs=first.prompt_logprobs,
-            alternatives=tuple(infos),
-            seconds=seconds,
-            text_in_logprobs=text_in_logprobs,
-        )
-
-    def _one(self, deltas: list[Delta], seconds: float, text_in_logprobs: bool) -> Info:
-        whole = merged(deltas)
-        if whole.finish is None:
-            raise StreamTruncatedError("the stream ended before its answer did", text=whole.text)
-        if whole.finish == "abort":
-            raise BackendError("the backend aborted the request")
-        return Info(
-            text=whole.text,
-            tokens=tuple(whole.tokens),
-            finish=whole.finish,
-            matched=whole.matched,
-            usage=self._usage,
-            logprobs=None if whole.logprobs is None else tuple(whole.logprobs),
-            prompt_logprobs=None if whole.prompt_logprobs is None else tuple(whole.prompt_logprobs),
-            seconds=seconds,
-            text_in_logprobs=text_in_logprobs,
-        )
+def _one(deltas: Sequence[Delta], usage: Usage, seconds: float, text_in_logprobs: bool) -> Info:
+    all_of_it = merged(deltas)
+    if all_of_it.finish is None:
+        raise StreamTruncatedError("the stream ended before its answer did", text=all_of_it.text)
+    if all_of_it.finish == "abort":
+        raise BackendError("the backend aborted the request")
+    return Info(
+        text=all_of_it.text,
+        tokens=tuple(all_of_it.tokens),
+        finish=all_of_it.finish,
+        matched=all_of_it.matched,
+        usage=usage,
+        logprobs=None if all_of_it.logprobs is None else tuple(all_of_it.logprobs),
+        prompt_logprobs=None if all_of_it.prompt_logprobs is None else tuple(all_of_it.prompt_logprobs),
+        seconds=seconds,
+        text_in_logprobs=text_in_logprobs,
+    )
 
 
 def merged(deltas: Sequence[Delta]) -> Delta:

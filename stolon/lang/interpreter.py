@@ -17,7 +17,7 @@ from .backend import GenerateRequest
 from .errors import BackendTimeout, ProgramError
 from .generate import Generation, answer
 from .hub import get_hub
-from .info import Info
+from .info import NO_USAGE, Info
 from .ir import NOWHERE, Origin
 from .options import Settings, seeded
 from .prompt import EMPTY, Generated, Piece, Prompt, RoleClose, RoleOpen, Text
@@ -55,8 +55,6 @@ Op = Union[Instant, Generation, Concatenate]  # noqa: UP007
 # What a chain did: the prompt after a piece that the program wrote, the variable of a generation that began, or the
 # branches of a fork. (typing.Union as above.)
 Event = Union[Prompt, Variable, tuple["Chain", ...]]  # noqa: UP007
-
-NO_USAGE = Usage()
 
 _ids = itertools.count(1)
 current_run: ContextVar[Run | None] = ContextVar("stolon_run", default=None)

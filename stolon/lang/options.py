@@ -56,12 +56,16 @@ Options = tuple[tuple[str, Any], ...]
 
 def frozen(options: Mapping[str, Any]) -> Options:
     """`options` without those that are None, lists as tuples: nothing of the caller's is kept or ever changed."""
-    return tuple((name, _frozen_value(name, value)) for name, value in options.items() if value is not None)
+    return tuple(
+        [
+            (name, _frozen_list(name, value) if name in _TUPLES else value)
+            for name, value in options.items()
+            if value is not None
+        ]
+    )
 
 
-def _frozen_value(name: str, value: Any) -> Any:
-    if name not in _TUPLES:
-        return value
+def _frozen_list(name: str, value: Any) -> tuple[Any, ...]:
     kind = int if name == "stop_token_ids" else str
     items = (value,) if isinstance(value, kind) else tuple(value)
     for item in items:
