@@ -25,7 +25,7 @@ class Timing:
 class Record:
     """requests: (prompt ids, output ids) in the order in which they ended."""
 
-    requests: list[tuple[tuple[int, ...], tuple[int, ...]]] = field(default_factory=list)
+    requests: list[tuple[Sequence[int], Sequence[int]]] = field(default_factory=list)
     timings: list[Timing] = field(default_factory=list)
 
 
