@@ -264,7 +264,7 @@ class Chain(Signal):
                 self._hold()
                 start = True
         if start:
-            get_hub().post(self._start, op)
+            self._start_soon(op)
         else:
             self.fire()
 
@@ -353,7 +353,14 @@ class Chain(Signal):
         if op is None:
             self._rest()
         else:
-            get_hub().post(self._start, op)
+            self._start_soon(op)
+
+    def _start_soon(self, op: Op) -> None:
+        hub = get_hub()
+        if hub.is_here():
+            self._start(op)
+        else:
+            hub.post(self._start, op)
 
     def _start(self, op: Op) -> None:
         if self.failure is not None:

@@ -55,7 +55,7 @@ class State(Generic[R_co]):
         if isinstance(other, Turn):
             other.check_appended_to(self.writer)
         else:
-            self.append(other)
+            self.writer.append_all(parts_of(other))
         return self
 
     def append(self, expr: Expression | Sequence[Expression]) -> None:

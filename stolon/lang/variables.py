@@ -110,7 +110,11 @@ class _Wake:
         self._mailbox = mailbox
 
     def __call__(self) -> None:
-        self._mailbox.post(_finish, self._future)
+        mailbox = self._mailbox
+        if isinstance(mailbox, Hub) and mailbox.is_here():
+            _finish(self._future)  # only schedules who awaits it
+        else:
+            mailbox.post(_finish, self._future)
 
 
 def _finish(future: asyncio.Future[None]) -> None:
