@@ -9,13 +9,15 @@ Usage: python benchmarks/hub.py [--small]
 from __future__ import annotations
 
 import argparse
+import asyncio
 import json
 import platform
 import statistics
 import subprocess
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -59,22 +61,51 @@ async def awaiting(s, topic):
     return await s.get("last")
 
 
-def measure(program: Any, count: int) -> dict[str, float]:
+async def bare_stream() -> AsyncIterator[str]:
+    await asyncio.sleep(LATENCY_S)
+    yield "some words"
+
+
+async def bare_generation() -> list[str]:
+    return [text async for text in bare_stream()]
+
+
+async def bare_program() -> None:
+    await bare_generation()
+    for task in [asyncio.create_task(bare_generation()) for _ in range(4)]:
+        await task
+    await bare_generation()
+
+
+async def bare_programs(count: int) -> None:
+    await asyncio.gather(*(bare_program() for _ in range(count)))
+
+
+def run_bare(count: int) -> None:
+    """The same sleeps in the same shape and nothing else: what asyncio itself costs on this machine, at this moment."""
+    asyncio.run(bare_programs(count))
+
+
+def run_programs(program: Any, count: int) -> None:
+    backend = Scripted("some words", latency_s=LATENCY_S, record=False)
+    set_default_backend(backend)
+    batch = program.map([f"topic {i}" for i in range(count)], num_threads=count)
+    assert backend.asked == 6 * count
+    assert len(batch) == count
+
+
+def measure(run: Callable[[int], None], count: int) -> dict[str, float]:
     """Medians of CPU milliseconds per program and wall seconds; the most threads seen in any run."""
     cpu_ms: list[float] = []
     wall_s: list[float] = []
     threads = 0
     for _ in range(RUNS):
-        backend = Scripted("some words", latency_s=LATENCY_S, record=False)
-        set_default_backend(backend)
         most = MostThreads()
         cpu, wall = time.process_time(), time.perf_counter()
-        batch = program.map([f"topic {i}" for i in range(count)], num_threads=count)
+        run(count)
         cpu_ms.append((time.process_time() - cpu) / count * 1000)
         wall_s.append(time.perf_counter() - wall)
         threads = max(threads, most.stop())
-        assert backend.asked == 6 * count
-        assert len(batch.ok) == count
     return {
         "programs": count,
         "cpu_ms_per_program": round(statistics.median(cpu_ms), 3),
@@ -115,17 +146,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--small", action="store_true", help="a tenth of the programs")
     share = 10 if parser.parse_args().small else 1
-    cases: dict[str, tuple[Callable[..., object], int]] = {
-        "sync, appending": (appending, 2_000 // share),
-        "sync, reading": (reading, 2_000 // share),
-        "async": (awaiting, 10_000 // share),
+    cases: dict[str, tuple[Callable[[int], None], int]] = {
+        "sync, appending": (partial(run_programs, appending), 2_000 // share),
+        "sync, reading": (partial(run_programs, reading), 2_000 // share),
+        "async": (partial(run_programs, awaiting), 10_000 // share),
+        "asyncio alone": (run_bare, 10_000 // share),
     }
-    measure(appending, 50)  # imports, first threads
+    run_programs(appending, 50)  # imports, first threads
     results: dict[str, dict[str, float]] = {}
     print(f"{'programs':24}{'count':>8}{'CPU ms each':>14}{'(min, max)':>18}{'wall s':>9}{'threads':>9}")
-    for name, (program, count) in cases.items():
+    for name, (run, count) in cases.items():
         time.sleep(2.5)  # idle threads of the case before end
-        one = results[name] = measure(program, count)
+        one = results[name] = measure(run, count)
         spread = f"({one['cpu_ms_min']:.3f}, {one['cpu_ms_max']:.3f})"
         print(f"{name:24}{count:8}{one['cpu_ms_per_program']:14.3f}{spread:>18}{one['wall_s']:9.2f}{one['threads']:9}")
     machine = {"machine": platform.machine(), "python": platform.python_version(), "runs": RUNS, "commit": commit()}
