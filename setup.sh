@@ -31,6 +31,9 @@ if [ ! -x .venv/bin/python ]; then
     PYTHONPATH="$system_pip" .venv/bin/python -m pip install --quiet --ignore-installed pip
 fi
 
+# setuptools warns that folders of the root may take precedence over an editable package; those links are meant to be there
+export PYTHONWARNINGS="ignore:Editable installation"
+
 pip() {
     .venv/bin/python -m pip --disable-pip-version-check "$@"
 }
