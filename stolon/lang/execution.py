@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from .hub import get_hub
-from .interpreter import Run, current_run
 from .pool import get_pool
+from .run import Run, current_run
 from .state import State
 from .streams import wait
 from .variables import block

@@ -15,8 +15,9 @@ from .batch import Batch, Item, in_order
 from .errors import NoBackendError
 from .execution import Execution, Parameters, program_name
 from .hub import get_hub
-from .interpreter import Run, current_run
+from .interpreter import Chain
 from .options import RUN_OPTIONS, SAMPLING_OPTIONS, Launch, Settings, frozen
+from .run import Run, current_run
 from .state import State, Stream
 from .streams import refuse_to_block_a_loop
 from .variables import settle
@@ -186,7 +187,7 @@ class Function(Generic[P, R]):
         caller: Run | None = None,
     ) -> Execution:
         run = Run(settings, parent=caller, is_async=self.is_async, streaming=streaming, timeout_s=timeout_s)
-        return Execution(self.func, State[Any](run.begin()), args, kwargs, self.is_async)
+        return Execution(self.func, State[Any](run.begin(Chain(run))), args, kwargs, self.is_async)
 
     def _with_bound(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
         if not self.bind_arguments:

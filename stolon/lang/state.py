@@ -12,9 +12,10 @@ from .build import turn
 from .errors import ProgramError
 from .forks import Forks
 from .info import Info
-from .interpreter import Chain, Scope, current_run
+from .interpreter import Chain, Scope
 from .ir import Expression, Gen, Select, caller, parts_of
 from .prompt import Message, Role
+from .run import current_run
 from .streams import (
     Piece,
     Steps,

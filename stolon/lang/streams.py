@@ -11,8 +11,9 @@ from .backend import Backend
 from .errors import ProgramError
 from .hub import get_hub, loop_runs_here
 from .info import merged, token_meta
-from .interpreter import Chain, Run, current_run
+from .interpreter import Chain
 from .prompt import Generated, Prompt, RoleClose, RoleOpen, Text
+from .run import Run, current_run
 from .types import Delta, FinishReason
 from .variables import Signal, Variable, Waitable, block, settle
 
