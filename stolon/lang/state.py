@@ -83,13 +83,13 @@ class State(Generic[R_co]):
 
     def _turn(self, role: Role, expr: Expression | Sequence[Expression] | None) -> Turn:
         if expr is not None:
-            self.writer.append_all(turn(role, expr, caller(3)).parts)
+            self.writer.append_all(turn(role, expr, caller(2)).parts)
         return Turn(self.writer, role, appended=expr is not None)
 
     @contextmanager
     def var_scope(self, name: str) -> Generator[None]:
         """`s[name]` becomes the text said inside the block."""
-        variable = Variable(name, f"var_scope({name!r})", caller(3))
+        variable = Variable(name, f"var_scope({name!r})", caller(2))
         variable.open_scope = True
         self.chain.append(Scope(variable, opens=True))
         self.writer.declare(variable)

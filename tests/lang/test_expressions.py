@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from stolon import InvalidRequest, ProgramError, assistant, function, gen, select, user
+from stolon import GenerationError, InvalidRequest, ProgramError, assistant, function, gen, select, user
 from stolon.lang.ir import RoleBegin, Seq, parts_of
 
 
@@ -267,3 +267,19 @@ def test_assigned_variables_are_read_like_generated_ones(scripted):
         return s["a"], s.get_var("b")
 
     assert program.run().value == ("r", [1])
+
+
+def test_an_error_names_the_line_of_a_scope_and_of_a_turn_method(scripted):
+    scripted(ConnectionError("down"))
+
+    @function
+    def program(s):
+        with s.var_scope("v"):
+            line = sys._getframe().f_lineno - 1
+            s += gen("x")
+        with pytest.raises(GenerationError) as caught:
+            s["v"]
+        return line, str(caught.value)
+
+    line, message = program.run().value
+    assert message.startswith(f"var_scope('v') at {__file__}:{line} has no value, because of gen('x')")
