@@ -1,0 +1,171 @@
+"""Regular constraints: regexes and choices, as a byte automaton with token masks made when a state is first reached.
+
+Everything is exact: a token is legal where an answer in the form can go on with it and still end within the budget.
+Threads may share a grammar; a matcher belongs to one answer.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from threading import Lock
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...lang.errors import EngineError, InvalidRequest
+from .dfa import Dfa, choices_dfa, regex_dfa
+from .distance import UNREACHABLE, token_distances
+from .trie import ClassTrie, Vocabulary
+
+MASK_CACHE_BYTES = 32_000_000  # of one grammar
+_ANY_BUDGET = 0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _StateMask:
+    """row: int32 [words], the tokens legal with a budget of `needs`, end tokens included; if `is_whole`, or of more."""
+
+    row: NDArray[np.int32]
+    needs: int
+    is_whole: bool
+
+
+class AutomatonGrammar:
+    """An automaton and a vocabulary. `is_exact`: whether distances are the smallest there are (see distance.py)."""
+
+    def __init__(self, dfa: Dfa, vocabulary: Vocabulary, *, mask_cache_bytes: int = MASK_CACHE_BYTES) -> None:
+        """Raises InvalidRequest (code "grammar_empty") where no answer exists, or none that these tokens can say."""
+        self.dfa = dfa
+        self.vocabulary = vocabulary
+        self._mask_cache_bytes = mask_cache_bytes
+        self._masks: OrderedDict[tuple[int, int], _StateMask] = OrderedDict()
+        self._lock = Lock()
+        if dfa.start == 0:
+            raise InvalidRequest("the constraint allows no answer at all; loosen it", code="grammar_empty")
+        self._trie = ClassTrie(vocabulary, dfa.byte_class)
+        self.distances, self.is_exact = token_distances(dfa, self._trie)
+        if self.distances[dfa.start] == UNREACHABLE:
+            raise InvalidRequest(
+                "the constraint allows no answer that this model's tokens can spell; loosen it", code="grammar_empty"
+            )
+        self.only = _only_byte(dfa)
+        ends = np.zeros(vocabulary.size, np.bool_)
+        ends[list(vocabulary.eos_ids)] = True
+        self._ends = np.packbits(ends, bitorder="little")
+
+    @property
+    def size_bytes(self) -> int:
+        """What is held at most, masks to come included."""
+        arrays = (self.distances, self.only, self._ends)
+        held = self.dfa.size_bytes + self._trie.size_bytes + sum(array.nbytes for array in arrays)
+        return held + min(self._mask_cache_bytes, self.dfa.states * self.vocabulary.words * 4)
+
+    def matcher(self) -> AutomatonMatcher:
+        return AutomatonMatcher(self)
+
+    def mask(self, state: int, budget: int) -> NDArray[np.int32]:
+        """int32 [words], shared: the tokens after which an end is `budget` - 1 tokens away or less."""
+        with self._lock:
+            for key in ((state, _ANY_BUDGET), (state, budget)):
+                if (known := self._masks.get(key)) is not None and known.needs <= budget:
+                    self._masks.move_to_end(key)
+                    return known.row
+        made = self._made(state, budget)
+        with self._lock:
+            self._masks[state, _ANY_BUDGET if made.is_whole else budget] = made
+            while len(self._masks) * made.row.nbytes > self._mask_cache_bytes and len(self._masks) > 1:
+                self._masks.popitem(last=False)
+        return made.row
+
+    def _made(self, state: int, budget: int) -> _StateMask:
+        walk = self._trie.walk(self.dfa.table, state)
+        distance = self.distances[walk.state]
+        near = distance[distance != UNREACHABLE]
+        needs = int(near.max()) + 1 if near.size else 1
+        bits = self._trie.allowed(walk.node[distance < min(budget, UNREACHABLE)])
+        if self.dfa.accepting[state]:
+            bits |= self._ends
+        row = np.zeros(self.vocabulary.words * 4, np.uint8)
+        row[: len(bits)] = bits
+        return _StateMask(row.view(np.int32), min(needs, budget), needs <= budget)
+
+
+class AutomatonMatcher:
+    """One answer's way through an AutomatonGrammar: the contract of matcher.py, nothing more."""
+
+    __slots__ = ("_grammar", "_states")
+
+    def __init__(self, grammar: AutomatonGrammar) -> None:
+        self._grammar = grammar
+        self._states = [grammar.dfa.start]  # after each token
+
+    @property
+    def is_accepting(self) -> bool:
+        return bool(self._grammar.dfa.accepting[self._states[-1]])
+
+    def fill_mask(self, row: NDArray[np.int32], budget: int) -> None:
+        """row: may be longer than the vocabulary's words, as logits may be padded; the rest is cleared."""
+        state = self._states[-1]
+        if budget < self._grammar.distances[state]:
+            raise EngineError(
+                f"the answer needs {self.distance()} more tokens to end in its form, and may have {budget};"
+                " allow more tokens",
+                code="grammar_dead_end",
+            )
+        words = self._grammar.vocabulary.words
+        row[:words] = self._grammar.mask(state, budget)
+        row[words:] = 0
+
+    def advance(self, token: int) -> None:
+        """Raises EngineError where the mask did not allow `token`; the matcher is then as it was."""
+        text = self._grammar.vocabulary.texts[token]
+        state = self._grammar.dfa.step(self._states[-1], text) if text else 0
+        if state == 0:
+            raise EngineError(
+                f"token {token} ({text!r}) breaks the form of the answer; was it sampled without its mask?",
+                code="grammar_dead_end",
+            )
+        self._states.append(state)
+
+    def rollback(self, count: int) -> None:
+        """Raises ValueError, and does nothing, where fewer tokens were said."""
+        if not 0 <= count < len(self._states):
+            raise ValueError(f"cannot take back {count} tokens: {len(self._states) - 1} were said")
+        del self._states[len(self._states) - count :]
+
+    def forced(self) -> bytes:
+        dfa, only = self._grammar.dfa, self._grammar.only
+        state, said = self._states[-1], bytearray()
+        while (byte := int(only[state])) >= 0:
+            said.append(byte)
+            state = int(dfa.table[state, dfa.byte_class[byte]])
+        return bytes(said)
+
+    def distance(self) -> int:
+        return int(self._grammar.distances[self._states[-1]])
+
+
+def _only_byte(dfa: Dfa) -> NDArray[np.int16]:
+    """int16 [states]: the one byte that is legal there, -1 where there are more, or where an answer may end."""
+    size = np.bincount(dfa.byte_class, minlength=dfa.table.shape[1])
+    first = np.zeros(len(size), np.int16)
+    first[dfa.byte_class[::-1]] = np.arange(255, -1, -1)
+    legal = dfa.table != 0
+    only = first[legal.argmax(axis=1)]
+    only[(legal @ size != 1) | dfa.accepting] = -1
+    return only
+
+
+def compile_regex(pattern: str, vocabulary: Vocabulary) -> AutomatonGrammar:
+    """The answers that `re.fullmatch(pattern, answer)` takes, but for the two last noncharacters of Unicode.
+
+    Raises InvalidRequest for patterns that are wrong, not supported, too complex, or match nothing.
+    """
+    return AutomatonGrammar(regex_dfa(pattern), vocabulary)
+
+
+def compile_choices(options: Sequence[str], vocabulary: Vocabulary) -> AutomatonGrammar:
+    """Exactly one of `options`. Raises InvalidRequest for none, or too many."""
+    return AutomatonGrammar(choices_dfa(options), vocabulary)

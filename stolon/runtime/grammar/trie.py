@@ -1,0 +1,154 @@
+"""The vocabulary as a trie over bytes, and the same trie as an automaton sees it: over its classes of bytes.
+
+Tokens that an automaton cannot tell apart fall together in its trie, which is often a hundred times smaller, so walks
+are short. Both are built level by level in numpy; children of a node have consecutive numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Ints = NDArray[np.int32]
+
+
+class Vocabulary:
+    """What each token says, made once per tokenizer.
+
+    eos_ids: tokens that end an answer
+    byte: int32 [nodes], the last byte of each node's text; parent: int32 [nodes]; node 0 is the root
+    levels: where each depth's nodes begin, and the end
+    node_of: int32 [tokens], 0 for tokens that are never legal inside an answer
+    """
+
+    def __init__(self, texts: Sequence[bytes | None], eos_ids: Iterable[int]) -> None:
+        """texts: by token id; None (or nothing) for tokens that are no text: special ones and those that end."""
+        self.eos_ids = tuple(sorted(set(eos_ids)))
+        self.texts = [None if number in self.eos_ids else (text or None) for number, text in enumerate(texts)]
+        self.eos_ids = tuple(number for number in self.eos_ids if 0 <= number < len(texts))
+        self.size = len(texts)
+        self._build()
+
+    @property
+    def words(self) -> int:
+        """int32 words of a mask row."""
+        return -(-self.size // 32)
+
+    def _build(self) -> None:
+        said = sorted((text, number) for number, text in enumerate(self.texts) if text is not None)
+        lengths = np.array([len(text) for text, _ in said], np.int64)
+        joined = np.frombuffer(b"".join(text for text, _ in said), np.uint8).astype(np.int32)
+        starts = np.cumsum(lengths) - lengths
+        node = np.zeros(len(said), np.int32)
+        byte, parent = [np.zeros(1, np.int32)], [np.zeros(1, np.int32)]
+        self.levels = [0, 1]
+        alive = np.arange(len(said))
+        depth = 0
+        while alive.size:
+            last, before = joined[starts[alive] + depth], node[alive]
+            new = np.ones(len(alive), np.bool_)
+            new[1:] = (before[1:] != before[:-1]) | (last[1:] != last[:-1])
+            node[alive] = self.levels[-1] + np.cumsum(new) - 1
+            byte.append(last[new])
+            parent.append(before[new])
+            self.levels.append(self.levels[-1] + int(new.sum()))
+            depth += 1
+            alive = alive[lengths[alive] > depth]
+        self.byte, self.parent = np.concatenate(byte), np.concatenate(parent)
+        self.node_of = np.zeros(self.size, np.int32)
+        self.node_of[[number for _, number in said]] = node
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Walk:
+    """Where the tokens lead from one state. node: int32 [n], nodes that are tokens; state: int32 [n], after each."""
+
+    node: Ints
+    state: Ints
+
+
+class ClassTrie:
+    """A vocabulary as one automaton sees it; tokens with a byte that is legal nowhere are left out.
+
+    letter: int32 [nodes], class of bytes; first_child, children: int32 [nodes]
+    node_of: int32 [tokens], 0 for tokens that are never legal; is_token: bool [nodes]
+    """
+
+    def __init__(self, vocabulary: Vocabulary, byte_class: Ints) -> None:
+        classes = int(byte_class.max()) + 1
+        of = np.full(len(vocabulary.byte), -1, np.int32)  # the node here for each node there
+        of[0] = 0
+        letters, parents = [np.zeros(1, np.int32)], [np.full(1, -1, np.int32)]
+        low, self.nodes = 0, 1
+        for begin, end in zip(vocabulary.levels[1:-1], vocabulary.levels[2:], strict=True):
+            parent = of[vocabulary.parent[begin:end]]
+            letter = byte_class[vocabulary.byte[begin:end]]
+            kept = np.flatnonzero((parent >= 0) & (letter > 0))
+            if not kept.size:
+                break
+            key = (parent[kept].astype(np.int64) - low) * classes + letter[kept]
+            seen = np.zeros((self.nodes - low) * classes, np.bool_)
+            seen[key] = True
+            place = np.cumsum(seen, dtype=np.int32)
+            of[begin + kept] = self.nodes - 1 + place[key]
+            found = np.flatnonzero(seen)
+            letters.append((found % classes).astype(np.int32))
+            parents.append((found // classes + low).astype(np.int32))
+            low, self.nodes = self.nodes, self.nodes + len(found)
+        self.letter = np.concatenate(letters)
+        self.children = np.bincount(np.concatenate(parents)[1:], minlength=self.nodes).astype(np.int32)
+        self.first_child = (1 + np.cumsum(self.children) - self.children).astype(np.int32)
+        self.node_of = np.maximum(of[vocabulary.node_of], 0)
+        self._tokens_by_node(vocabulary.size)
+
+    def _tokens_by_node(self, size: int) -> None:
+        self._tokens = np.argsort(self.node_of, kind="stable").astype(np.int32)
+        self._count = np.bincount(self.node_of, minlength=self.nodes)
+        self._begin = np.cumsum(self._count) - self._count
+        self.is_token = self._count > 0
+        self.is_token[0] = False
+
+    @property
+    def size_bytes(self) -> int:
+        arrays = (self.letter, self.children, self.first_child, self.node_of, self._tokens, self._count, self._begin)
+        return sum(array.nbytes for array in arrays) + self.is_token.nbytes
+
+    def walk(self, table: Ints, state: int) -> Walk:
+        """table: [states, classes], with 0 dead."""
+        nodes, states = [np.zeros(0, np.int32)], [np.zeros(0, np.int32)]
+        for _, node, after in self.levels(table, np.array([state], np.int32)):
+            token = self.is_token[node]
+            nodes.append(node[token])
+            states.append(after[token])
+        return Walk(np.concatenate(nodes), np.concatenate(states))
+
+    def levels(self, table: Ints, states: Ints) -> Iterable[tuple[Ints, Ints, Ints]]:
+        """For each depth: origins (index in `states`), nodes and the states after them, of all paths that live."""
+        origin = np.arange(len(states), dtype=np.int32)
+        node, state = np.zeros(len(states), np.int32), states
+        while node.size:
+            count = self.children[node]
+            total = int(count.sum())
+            offset = self.first_child[node] - (np.cumsum(count) - count)
+            node = (np.repeat(offset, count) + np.arange(total)).astype(np.int32)
+            state = table[np.repeat(state, count), self.letter[node]]
+            alive = np.flatnonzero(state)
+            node, state = node[alive], state[alive]
+            origin = np.repeat(origin, count)[alive]
+            yield origin, node, state
+
+    def allowed(self, nodes: Ints) -> NDArray[np.uint8]:
+        """One bit per token, packed: those of `nodes`."""
+        count = self._count[nodes]
+        total = int(count.sum())
+        if total * 4 > len(self.node_of):
+            reached = np.zeros(self.nodes, np.bool_)
+            reached[nodes] = True
+            return np.packbits(reached[self.node_of], bitorder="little")
+        bits = np.zeros(len(self.node_of), np.bool_)
+        offset = self._begin[nodes] - (np.cumsum(count) - count)
+        bits[self._tokens[np.repeat(offset, count) + np.arange(total)]] = True
+        return np.packbits(bits, bitorder="little")
