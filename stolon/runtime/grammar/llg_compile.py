@@ -1,0 +1,59 @@
+"""From the texts of constraints to grammars on llguidance."""
+
+from __future__ import annotations
+
+import json
+
+from llguidance import LLMatcher
+from llguidance.gbnf_to_lark import any_to_lark
+
+from ...lang.errors import InvalidRequest
+from .llg import LlgGrammar, Reach
+from .llg_vocabulary import LlgVocabulary
+from .schema import rewrite_schema
+
+MAX_GRAMMAR_BYTES = 256 * 1024
+# one space or none wherever JSON allows any
+_SPACING = {"whitespace_pattern": " "}
+
+
+def compile_schema(text: str, vocabulary: LlgVocabulary) -> LlgGrammar:
+    """Raises InvalidRequest; `code` and `param` (a JSON pointer) as `rewrite_schema` has them."""
+    plain = rewrite_schema(text)
+    source = LLMatcher.grammar_from_json_schema(plain.text, overrides=_SPACING)
+    try:
+        return LlgGrammar(source, vocabulary, Reach(plain.completion, plain.jump))
+    except InvalidRequest as error:
+        raise _as_schema_error(error) from error
+
+
+def compile_json_object(vocabulary: LlgVocabulary) -> LlgGrammar:
+    """Any JSON object."""
+    source = LLMatcher.grammar_from_json_schema(json.dumps({"type": "object"}), overrides=_SPACING)
+    return LlgGrammar(source, vocabulary, Reach("{}", 8))
+
+
+def compile_lark(text: str, vocabulary: LlgVocabulary) -> LlgGrammar:
+    """A grammar in Lark's notation, or in GBNF (`root ::= ...`). Raises InvalidRequest, code "invalid_grammar" or
+    "grammar_too_complex".
+    """
+    size = len(text.encode("utf-8", "surrogatepass"))
+    if size > MAX_GRAMMAR_BYTES:
+        raise InvalidRequest(
+            f"the grammar has {size:,} bytes, the limit is {MAX_GRAMMAR_BYTES:,}", code="grammar_too_complex"
+        )
+    try:
+        lark = any_to_lark(text)
+    except (ValueError, AssertionError, IndexError, RecursionError) as error:
+        raise InvalidRequest(f"the grammar cannot be read: {error}", code="invalid_grammar") from error
+    return LlgGrammar(LLMatcher.grammar_from_lark(lark), vocabulary)
+
+
+def _as_schema_error(error: InvalidRequest) -> InvalidRequest:
+    text = str(error)
+    code = "unsupported_schema_keyword"
+    if error.code == "grammar_too_complex":
+        code = "schema_too_large"
+    elif "nsatisfiable" in text:
+        code = "unsatisfiable_schema"
+    return InvalidRequest(f"schema #: {text}", param="#", code=code)

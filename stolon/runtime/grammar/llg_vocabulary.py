@@ -1,0 +1,87 @@
+"""What llguidance is told of a vocabulary."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+
+import numpy as np
+from llguidance import LLTokenizer
+from numpy.typing import NDArray
+
+# ranks below the first close something; above the second are tokens that open, space and bytes of other scripts
+CLOSERS, COMMON = 11, 30
+_FAR, _LAST = 40, 60
+
+
+class LlgVocabulary:
+    """The bytes of every token, and which tokens are no text.
+
+    eos_ids: the end tokens; their bits are set exactly where an answer may end
+    rows: width of the logits; ids from len(token_bytes) on are never legal
+    encode: the tokenizer's own encoding of plain text, without special tokens; where it is missing, the longest token
+        that fits is taken, and forced text is then not cut as the model saw it in training
+    """
+
+    def __init__(
+        self,
+        token_bytes: Sequence[bytes],
+        *,
+        eos_ids: Collection[int],
+        special_ids: Collection[int] = (),
+        rows: int | None = None,
+        encode: Callable[[str], list[int]] | None = None,
+    ) -> None:
+        self.rows = max(rows or 0, len(token_bytes))
+        self.words = (self.rows + 31) // 32
+        silent = {*eos_ids, *special_ids}
+        tokens = [b"" if id in silent else text for id, text in enumerate(token_bytes)]
+        described = _Described(tokens, sorted(eos_ids), sorted(id for id in silent if id < len(tokens)), encode)
+        self.tokenizer = LLTokenizer(described, n_vocab=self.rows, eos_token=sorted(eos_ids))
+        described.greedy = self.tokenizer.greedy_tokenize
+        # how soon a token leads to an end, by its bytes alone: the order in which completions are looked for
+        self.closing_rank: NDArray[np.int32] = np.full(self.rows, _LAST, np.int32)
+        self.closing_rank[: len(tokens)] = [_closing_rank(token) for token in tokens]
+        self.openings = max((_openings(token) for token in tokens), default=1)
+
+
+class _Described:
+    """The attributes by which llguidance recognises a tokenizer that is described and not loaded."""
+
+    is_tokenizer_wrapper = True
+    bos_token_id = None
+
+    def __init__(
+        self, tokens: list[bytes], eos_ids: list[int], special_ids: list[int], encode: Callable[[str], list[int]] | None
+    ) -> None:
+        self.tokens = tokens
+        self.eos_token_id = eos_ids[0]
+        self.special_token_ids = special_ids
+        self.greedy: Callable[[str], list[int]] | None = None
+        self._encode = encode
+
+    def __call__(self, text: bytes | str) -> list[int]:
+        plain = text if isinstance(text, str) else text.decode("utf-8", "replace")
+        encode = self._encode or self.greedy
+        return encode(plain) if encode is not None else []
+
+
+def _closing_rank(token: bytes) -> int:
+    if not token:
+        return _LAST
+    if not token.strip(b"]}"):
+        return 0 - min(len(token), 8)
+    if not token.strip(b']}"'):
+        # `"}` ends more than `"`, which may also begin a string
+        return 10 - min(len(token), 8)
+    if token.isdigit():
+        return 12 if len(token) == 1 else 20
+    if token[:1] in b"{[":
+        return _FAR + min(len(token), 8)
+    if token[:1].isspace() or not token.isascii():
+        return _LAST
+    return 14 if token[:1] in b":,ntf" and len(token) == 1 else 25
+
+
+def _openings(token: bytes) -> int:
+    """How many values or keys a token may begin."""
+    return max(1, sum(token.count(mark) for mark in (b"{", b"[", b",", b":")) + 1)

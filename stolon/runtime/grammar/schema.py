@@ -1,0 +1,80 @@
+"""The JSON-schema front end: from a schema's text to a plain schema that llguidance reads exactly."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any, cast
+
+from .linter import parse
+from .rewrite import Rewriter
+from .rewrite_emit import Emitter
+from .schema_cost import Node, check_inhabited, jump, prune, shortest_values
+from .schema_document import Document
+
+
+@dataclass(frozen=True, slots=True)
+class PlainSchema:
+    """text: the schema as JSON; completion: a short value of it, where one is known; jump: see schema_cost.jump"""
+
+    text: str
+    completion: str | None
+    jump: int
+
+
+def rewrite_schema(text: str) -> PlainSchema:
+    """Raises InvalidRequest with the JSON pointer as `param` and one of the codes "invalid_schema",
+    "unsupported_schema_keyword", "unsatisfiable_schema", "schema_too_large" and "unresolvable_ref".
+    """
+    document = Document(parse(text))
+    emitter = Emitter(Rewriter(document))
+    root = emitter.emit(document.root)
+    found = shortest_values(emitter.definitions)
+    shortest = check_inhabited(root, found)
+    kept = {name: prune(node, found) for name, node in emitter.definitions.items() if name in found}
+    return PlainSchema(_assembled(root, kept), shortest.text, jump(kept, found))
+
+
+def _assembled(root: str, definitions: dict[str, Node | bool]) -> str:
+    """One schema: definitions that are used once are put where they are used, unless they lead back to themselves."""
+    uses: dict[str, int] = {root: 2}
+    for node in definitions.values():
+        for name in _references(node):
+            uses[name] = uses.get(name, 0) + 1
+    once = {name for name, count in uses.items() if count == 1}
+    body = {name: node for name, node in definitions.items() if uses.get(name, 0) > 1}
+    written = {name: _inlined(node, definitions, once) for name, node in body.items()}
+    if not any(root in _references(node) for node in written.values()):
+        top = written.pop(root)
+        top = {} if top is True else top
+        assert isinstance(top, dict)
+        return json.dumps({**top, "$defs": written} if written else top, ensure_ascii=False)
+    return json.dumps({"$ref": f"#/$defs/{root}", "$defs": written}, ensure_ascii=False)
+
+
+def _references(node: Any) -> list[str]:
+    found: list[str] = []
+    pending: list[Any] = [node]
+    while pending:
+        here = pending.pop()
+        if isinstance(here, list):
+            pending += cast("list[Any]", here)
+        elif isinstance(here, dict):
+            named = cast("dict[str, Any]", here)
+            if isinstance(named.get("$ref"), str):
+                found.append(str(named["$ref"]).rpartition("/")[2])
+            else:
+                pending += named.values()
+    return found
+
+
+def _inlined(node: Any, definitions: dict[str, Node | bool], once: set[str]) -> Any:
+    if isinstance(node, list):
+        return [_inlined(part, definitions, once) for part in cast("list[Any]", node)]
+    if not isinstance(node, dict):
+        return node
+    named = cast("dict[str, Any]", node)
+    if isinstance(named.get("$ref"), str):
+        name = str(named["$ref"]).rpartition("/")[2]
+        return _inlined(definitions[name], definitions, once) if name in once else named
+    return {key: _inlined(part, definitions, once) for key, part in named.items()}

@@ -1,0 +1,177 @@
+"""Which definitions have a value at all, how short the shortest is, and how far one opened value may move the end."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any, cast
+
+from .linter import refuse
+
+Node = dict[str, Any]
+_PATTERN_GUESS = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Shortest:
+    """text: a value, or None where only the engine could write one; length: of it in bytes, or a guess"""
+
+    length: int
+    text: str | None
+
+
+def shortest_values(definitions: dict[str, Node | bool]) -> dict[str, Shortest]:
+    """The shortest value of each definition that has one at all: the least fixed point over their references."""
+    found: dict[str, Shortest] = {}
+    changed = True
+    while changed:
+        changed = False
+        for name, node in definitions.items():
+            now = _shortest(node, found)
+            if now is not None and (name not in found or now.length < found[name].length):
+                found[name] = now
+                changed = True
+    return found
+
+
+def prune(node: Node | bool, inhabited: dict[str, Shortest]) -> Node | bool:
+    """A schema without the choices and properties that no value has."""
+    if isinstance(node, bool):
+        return node
+    if "$ref" in node:
+        return node if _target(node) in inhabited else False
+    if "anyOf" in node:
+        kept = [part for part in (prune(one, inhabited) for one in node["anyOf"]) if part is not False]
+        return False if not kept else kept[0] if len(kept) == 1 else {"anyOf": kept}
+    if _shortest(node, inhabited) is None:
+        return False
+    pruned = dict(node)
+    for keyword in ("properties", "patternProperties"):
+        if keyword in node:
+            pruned[keyword] = {name: prune(part, inhabited) for name, part in node[keyword].items()}
+    for keyword in ("items", "additionalProperties"):
+        if keyword in node:
+            pruned[keyword] = prune(node[keyword], inhabited)
+    if "prefixItems" in node:
+        pruned["prefixItems"] = [prune(part, inhabited) for part in node["prefixItems"]]
+    return pruned
+
+
+def jump(definitions: dict[str, Node | bool], found: dict[str, Shortest]) -> int:
+    """The most bytes that beginning one value, or one property, may add to the way to an end."""
+    return max((_worst(node, found) for node in definitions.values()), default=0) + 4
+
+
+def _target(node: Node) -> str:
+    return str(node["$ref"]).rpartition("/")[2]
+
+
+def _worst(node: Node | bool, found: dict[str, Shortest]) -> int:
+    if isinstance(node, bool):
+        return 4
+    if "anyOf" in node:
+        return max(_worst(part, found) for part in node["anyOf"])
+    own = _shortest(node, found)
+    most = own.length if own else 0
+    if "$ref" in node or own is None:
+        return most
+    for name, part in {**node.get("properties", {}), **node.get("patternProperties", {})}.items():
+        least = _shortest(part, found)
+        most = max(most, len(json.dumps(name)) + 2 + least.length) if least else most
+    for part in (node.get("items", False), node.get("additionalProperties", False), *node.get("prefixItems", [])):
+        least = _shortest(part, found)
+        most = max(most, 6 + least.length) if least else most
+    return max(most, *(len(json.dumps(value)) for value in node.get("enum", [""])))
+
+
+def _shortest(node: Node | bool, found: dict[str, Shortest]) -> Shortest | None:
+    if isinstance(node, bool):
+        return Shortest(1, "0") if node else None
+    if "$ref" in node:
+        return found.get(_target(node))
+    if "anyOf" in node:
+        options = [one for part in node["anyOf"] if (one := _shortest(part, found)) is not None]
+        return min(options, key=lambda one: one.length, default=None)
+    if "const" in node:
+        return _written(json.dumps(node["const"]))
+    if "allOf" in node:
+        return Shortest(_PATTERN_GUESS + int(node["allOf"][0].get("minLength", 0)), None)
+    if "enum" in node and "type" not in node:
+        return _written(min((json.dumps(value, ensure_ascii=False) for value in node["enum"]), key=len))
+    match node["type"]:
+        case "null":
+            return _written("null")
+        case "boolean":
+            return _written("true")
+        case "string":
+            return _string(node)
+        case "array":
+            return _array(node, found)
+        case "object":
+            return _object(node, found)
+        case _:
+            return _number(node)
+
+
+def _written(text: str) -> Shortest:
+    return Shortest(len(text.encode()), text)
+
+
+def _string(node: Node) -> Shortest:
+    least = int(node.get("minLength", 0))
+    if "pattern" in node or "format" in node or "enum" in node:
+        return Shortest(_PATTERN_GUESS + least, None)
+    return Shortest(least + 2, json.dumps("a" * least))
+
+
+def _number(node: Node) -> Shortest:
+    if "multipleOf" in node:
+        return Shortest(8, None)
+    low, high = node.get("minimum", node.get("exclusiveMinimum")), node.get("maximum", node.get("exclusiveMaximum"))
+    if (low is None or low < 0) and (high is None or high > 0):
+        return _written("0")
+    if low is not None and low == high:
+        return _written(json.dumps(low))
+    return Shortest(8, None)
+
+
+def _array(node: Node, found: dict[str, Shortest]) -> Shortest | None:
+    prefix = cast("list[Node | bool]", node.get("prefixItems", []))
+    parts: list[Shortest] = []
+    for index in range(int(node.get("minItems", 0))):
+        part = _shortest(prefix[index] if index < len(prefix) else node["items"], found)
+        if part is None:
+            return None
+        parts.append(part)
+    return _joined("[", [("", part) for part in parts], "]")
+
+
+def _object(node: Node, found: dict[str, Shortest]) -> Shortest | None:
+    parts: list[tuple[str, Shortest]] = []
+    required = node.get("required", [])
+    for name, schema in node.get("properties", {}).items():
+        if name in required:
+            part = _shortest(schema, found)
+            if part is None:
+                return None
+            parts.append((f"{json.dumps(name, ensure_ascii=False)}:", part))
+    if node.get("minProperties", 0) > len(required):
+        options = [node["additionalProperties"], *node.get("patternProperties", {}).values()]
+        extra = [one for part in options if (one := _shortest(part, found)) is not None]
+        if not extra:
+            return None
+        parts.append(('"a":', Shortest(min(one.length for one in extra) + 4, None)))
+    return _joined("{", parts, "}")
+
+
+def _joined(opening: str, parts: list[tuple[str, Shortest]], closing: str) -> Shortest:
+    length = 2 + max(0, len(parts) - 1) + sum(len(head.encode()) + part.length for head, part in parts)
+    if any(part.text is None for _, part in parts):
+        return Shortest(length, None)
+    return Shortest(length, opening + ",".join(f"{head}{part.text}" for head, part in parts) + closing)
+
+
+def check_inhabited(root: str, found: dict[str, Shortest]) -> Shortest:
+    if root not in found:
+        raise refuse("", "no value is valid under it: its rules contradict each other", "unsatisfiable_schema")
+    return found[root]
