@@ -68,9 +68,15 @@ def test_a_stray_import_through_a_link_fails_instead_of_loading_a_second_copy(na
     assert "relative import" in done.stderr
 
 
-def test_the_wheel_holds_every_module_and_the_built_in_model(tmp_path: Path) -> None:
-    run(sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(tmp_path), str(ROOT))
-    (wheel,) = tmp_path.glob("*.whl")
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("wheel")
+    run(sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(folder), str(ROOT))
+    (found,) = folder.glob("*.whl")
+    return found
+
+
+def test_the_wheel_holds_every_module_and_the_built_in_model(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
     modules = {str(p.relative_to(ROOT)) for p in (ROOT / "stolon").rglob("*.py")}
     model = {str(p.relative_to(ROOT)) for p in (ROOT / "stolon/runtime/tiny/model").iterdir()}
@@ -78,6 +84,22 @@ def test_the_wheel_holds_every_module_and_the_built_in_model(tmp_path: Path) -> 
     strays = {n for n in names if not n.startswith(("stolon/", "stolon-"))}
     assert strays == set()
     assert not any(n.endswith((".pth", ".so")) for n in names)
+
+
+def test_an_installed_wheel_answers_from_anywhere(wheel: Path, tmp_path: Path) -> None:
+    site = tmp_path / "site"
+    run(sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(site), str(wheel))
+    script = (
+        f"import sys; sys.path.insert(0, {str(site)!r})\n"
+        "import stolon; assert stolon.__file__.startswith(sys.path[0]), stolon.__file__\n"
+        "from stolon import Runtime, assistant, function, gen, user\n"
+        "@function\n"
+        "def ask(s):\n"
+        "    s += user('What is the capital of France?') + assistant(gen('answer', temperature=0))\n"
+        "with Runtime('tiny') as backend:\n"
+        "    print(ask.run(backend=backend)['answer'])\n"
+    )
+    assert "Paris" in run(sys.executable, "-c", script, cwd=tmp_path)
 
 
 def test_import_is_fast() -> None:
