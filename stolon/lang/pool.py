@@ -71,6 +71,11 @@ class Pool:
                 before = threading.stack_size(STACK_BYTES)
                 try:
                     thread.start()
+                except RuntimeError:  # the system gives no more threads
+                    self._threads -= 1
+                    if not self._threads:
+                        raise
+                    return
                 finally:
                     threading.stack_size(before)
 

@@ -86,7 +86,8 @@ class Run(Signal):
         self.cancel(BackendTimeout(f"the run did not end within its timeout of {timeout_s:g} s"))
 
     def ready(self) -> bool:
-        return self.body_over and not self.busy
+        """Whether it is over: nothing will change any more, and what went wrong is known."""
+        return self._over
 
     def signals(self) -> Sequence[Signal]:
         return (self,)
@@ -103,22 +104,26 @@ class Run(Signal):
     def look(self) -> None:
         """Announce the end, once, if this is it."""
         with self.lock:
-            if self._over or not self.ready():
+            if self._over or self.busy or not self.body_over:
                 return
-            self._over = True
+            self.unhandled = next((failure for failure in self.failures if not failure.delivered), None)
+            if self._parent is not None:
+                self._parent._has_ended(self)
+            self._over = True  # last: readers do not take the lock
             calls, self._at_end = self._at_end, ()
-        self.unhandled = next((failure for failure in self.failures if not failure.delivered), None)
         if self._timer is not None:
             get_hub().post(self._timer.cancel)
         if self._parent is None:
             self.settings.backend.end_program(self.program)
-        else:
-            with self._parent.lock:
-                self._parent._nested = tuple(run for run in self._parent._nested if run is not self)
-                self._parent.nested_usage += self.usage()
         self.fire()
         for call in calls:
             call()
+
+    def _has_ended(self, nested: Run) -> None:
+        # a nested run's lock is held: always inner before outer
+        with self.lock:
+            self._nested = tuple(run for run in self._nested if run is not nested)
+            self.nested_usage += nested.usage()
 
     def at_end(self, call: Callable[[], None]) -> None:
         """Call `call` when the run is over, on whatever thread ends it; at once if it is."""

@@ -38,7 +38,7 @@ def test_an_unknown_name_is_an_attribute_error():
         _ = stolon.nope
 
 
-def test_a_scripted_program_loads_nothing_heavy():
+def test_defect_10_a_program_runs_without_torch_or_any_client_library():
     script = (
         "import sys\n"
         "from stolon import Scripted, function, gen, set_default_backend\n"
