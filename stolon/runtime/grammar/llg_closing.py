@@ -17,6 +17,8 @@ from .llg_vocabulary import CLOSERS, COMMON, LlgVocabulary
 # a walk takes the tokens most likely to close first; where nothing is said for one, by chance, so that no walk
 # circles for ever; each further walk is led more by chance
 _WALKS = 6
+# outside of strings JSON has only the letters of true, false and null to begin a value, and e in numbers
+_LETTERS_OF_WORDS = 4
 
 
 def allowed_tokens(mask: NDArray[np.uint8]) -> NDArray[np.int64]:
@@ -51,6 +53,12 @@ def _walk(matcher: LLMatcher, vocabulary: LlgVocabulary, limit: int, seed: int) 
 def _choose(matcher: LLMatcher, vocabulary: LlgVocabulary, chance: random.Random, seed: int) -> int:
     ids = allowed_tokens(np.frombuffer(matcher.compute_bitmask(), np.uint8))
     if matcher.is_error() or not len(ids):
+        return -1
+    if np.isin(vocabulary.letters, ids, assume_unique=True).sum() > _LETTERS_OF_WORDS:
+        # inside a string: what closes a list out there is a letter here
+        inside = ids[vocabulary.ends_string[ids]]
+        ids = inside if len(inside) else ids[~vocabulary.only_closes[ids]]
+    if not len(ids):
         return -1
     ranks = vocabulary.closing_rank[ids]
     best = int(ranks.min())

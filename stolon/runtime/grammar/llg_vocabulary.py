@@ -9,7 +9,7 @@ from llguidance import LLTokenizer
 from numpy.typing import NDArray
 
 # ranks below the first close something; above the second are tokens that open, space and bytes of other scripts
-CLOSERS, COMMON = 11, 30
+CLOSERS, COMMON = 12, 30
 _FAR, _LAST = 40, 60
 
 
@@ -41,6 +41,10 @@ class LlgVocabulary:
         # how soon a token leads to an end, by its bytes alone: the order in which completions are looked for
         self.closing_rank: NDArray[np.int32] = np.full(self.rows, _LAST, np.int32)
         self.closing_rank[: len(tokens)] = [_closing_rank(token) for token in tokens]
+        self.letters = np.array([i for i, token in enumerate(tokens) if len(token) == 1 and token.isalpha()], np.int64)
+        self.ends_string = np.zeros(self.rows, np.bool_)
+        self.ends_string[: len(tokens)] = [token[:1] == b'"' for token in tokens]
+        self.only_closes = self.closing_rank < 0
         self.openings = max((_openings(token) for token in tokens), default=1)
 
 
@@ -73,13 +77,15 @@ def _closing_rank(token: bytes) -> int:
     if not token.strip(b']}"'):
         # `"}` ends more than `"`, which may also begin a string
         return 10 - min(len(token), 8)
+    if token in (b",", b":"):
+        return CLOSERS - 1
     if token.isdigit():
-        return 12 if len(token) == 1 else 20
+        return 13 if len(token) == 1 else 20
     if token[:1] in b"{[":
         return _FAR + min(len(token), 8)
     if token[:1].isspace() or not token.isascii():
         return _LAST
-    return 14 if token[:1] in b":,ntf" and len(token) == 1 else 25
+    return 14 if token[:1] in b"ntf" and len(token) == 1 else 25
 
 
 def _openings(token: bytes) -> int:

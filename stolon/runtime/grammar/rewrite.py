@@ -17,11 +17,12 @@ from typing import Any
 
 from .linter import refuse, unsupported
 from .rewrite_keywords import plain_shapes
-from .rewrite_negation import negated
+from .rewrite_negation import Negation, negated
 from .rewrite_shapes import ANYTHING, EVERYTHING, All, Array, Object, Raw, Term, Union, Unsupported, meet
 from .schema_document import Document
 
 MAX_SHAPES = 400
+_PROPERTIES = frozenset({"properties", "patternProperties", "required"})
 _NO_OBJECT = tuple(shape for shape in ANYTHING if not isinstance(shape, Object))
 # `anyOf` this wide is looked at in all its combinations where evaluation is asked about
 _COMBINED = 4
@@ -79,7 +80,22 @@ class Rewriter:
     def _all(self, parts: tuple[Raw, ...]) -> Union:
         found = ANYTHING
         for part in parts:
-            found = self.meet(found, self.union(part), self.document.place(part)[1])
+            if not self._is_negation(part):
+                found = self.meet(found, self.union(part), self.document.place(part)[1])
+        return self._negations_of(parts, found, ANYTHING)
+
+    def _is_negation(self, term: Term) -> bool:
+        return isinstance(term, Raw) and self.document.node(term).keys() == {"not"}
+
+    def _negations_of(self, terms: Iterable[Term], found: Union, plain: Union) -> Union:
+        """`found` without what the terms deny that are negations: last, because less of them has to be said then."""
+        for term in terms:
+            if isinstance(term, Raw) and self._is_negation(term):
+                denied = self.union(self._inside(term, self.document.node(term)["not"], "not"))
+                try:
+                    found = self._without(self.meet(found, plain), denied, "not")
+                except Unsupported as error:
+                    raise unsupported(self.document.place(term)[1], error.keyword, error.why) from error
         return found
 
     def _raw(self, raw: Raw) -> Union:
@@ -90,17 +106,17 @@ class Rewriter:
             if "$ref" in node and self.document.draft <= 7:
                 keyword = "$ref"
                 return self.union(self.document.resolve(raw, node["$ref"]))
+            plain = plain_shapes(self.document, raw)
             found: Union = ANYTHING
             said_plain = False
             for keyword in node:
-                step = self._logic(raw, node, keyword, pointer)
-                if step is None and not said_plain and keyword in ("properties", "patternProperties", "required"):
-                    step, said_plain = plain_shapes(self.document, raw), True
+                # properties come in the order in which the keywords that name them stand
+                if not said_plain and keyword in _PROPERTIES:
+                    found, said_plain = self.meet(found, plain, pointer), True
+                step = self._logic(raw, node, keyword, plain)
                 if step is not None:
                     found = self.meet(found, step, pointer)
-            if not said_plain:
-                keyword = ""
-                found = self.meet(found, plain_shapes(self.document, raw), pointer)
+            found = found if said_plain else self.meet(found, plain, pointer)
             return self._unevaluated(raw, node, found)
         except Unsupported as error:
             raise unsupported(pointer, error.keyword or keyword, error.why) from error
@@ -109,7 +125,7 @@ class Rewriter:
                 pointer, "it is nested too deeply when its references are followed", "schema_too_large"
             ) from error
 
-    def _logic(self, raw: Raw, node: dict[str, Any], keyword: str, pointer: str) -> Union | None:
+    def _logic(self, raw: Raw, node: dict[str, Any], keyword: str, plain: Union) -> Union | None:
         """What a keyword says that speaks of whole schemas; None for all other keywords."""
         value = node[keyword]
         if keyword == "$ref":
@@ -121,65 +137,72 @@ class Rewriter:
             return self.union(target)
         if keyword not in _LOGIC:
             return None
-        rule: Callable[[Raw, Any, str], Union] = getattr(self, "_condition" if keyword == "if" else f"_{keyword}")
-        return rule(raw, node if keyword == "if" else value, pointer)
+        rule: Callable[[Raw, Any, Union], Union] = getattr(self, "_condition" if keyword == "if" else f"_{keyword}")
+        return rule(raw, node if keyword == "if" else value, plain)
 
     def _of(self, raw: Raw, node: Any) -> Union:
         return self.union(self.document.written(raw, node))
 
-    def _allOf(self, raw: Raw, parts: list[Any], pointer: str) -> Union:  # noqa: N802 - named by its keyword
+    def _allOf(self, raw: Raw, parts: list[Any], plain: Union) -> Union:  # noqa: N802 - named by its keyword
+        terms = [self._inside(raw, part, f"allOf/{index}") for index, part in enumerate(parts)]
         found = ANYTHING
-        for index, part in enumerate(parts):
-            found = self.meet(found, self.union(self._inside(raw, part, f"allOf/{index}")), pointer)
-        return found
+        for term in terms:
+            if not self._is_negation(term):
+                found = self.meet(found, self.union(term), self.document.place(raw)[1])
+        return self._negations_of(terms, found, plain)
 
-    def _anyOf(self, raw: Raw, parts: list[Any], pointer: str) -> Union:  # noqa: N802 - named by its keyword
+    def _anyOf(self, raw: Raw, parts: list[Any], plain: Union) -> Union:  # noqa: N802 - named by its keyword
+        pointer = self.document.place(raw)[1]
         unions = [self.union(self._inside(raw, part, f"anyOf/{i}")) for i, part in enumerate(parts)]
         if self.document.has_unevaluated and len(unions) <= _COMBINED:
             # under two branches at once, what either evaluates is evaluated
-            for union in unions[1:]:
-                unions = [*unions, *(self.meet(other, union) for other in unions if other is not union)]
+            for union in list(unions[1:]):
+                unions += [self.meet(other, union, pointer) for other in list(unions) if other is not union]
         return self.join(unions, pointer)
 
-    def _oneOf(self, raw: Raw, parts: list[Any], pointer: str) -> Union:  # noqa: N802 - named by its keyword
-        unions = [self.union(self._inside(raw, part, f"oneOf/{i}")) for i, part in enumerate(parts)]
+    def _oneOf(self, raw: Raw, parts: list[Any], plain: Union) -> Union:  # noqa: N802 - named by its keyword
+        pointer = self.document.place(raw)[1]
+        branches = [self.union(self._inside(raw, part, f"oneOf/{i}")) for i, part in enumerate(parts)]
         found: list[Union] = []
-        for index, union in enumerate(unions):
-            only = union
-            for place, other in enumerate(unions):
-                if place != index and not self._are_disjoint(only, other):
-                    only = self.meet(only, self._without(other, "oneOf"), pointer)
+        for index, branch in enumerate(branches):
+            only = self.meet(branch, plain, pointer)
+            for place, other in enumerate(branches):
+                if place != index:
+                    only = self._without(only, other, "oneOf")
             found.append(only)
         return self.join(found, pointer)
 
-    def _not(self, raw: Raw, part: Any, pointer: str) -> Union:
-        return self._without(self.union(self._inside(raw, part, "not")), "not")
+    def _not(self, raw: Raw, part: Any, plain: Union) -> Union:
+        return self._without(plain, self.union(self._inside(raw, part, "not")), "not")
 
-    def _condition(self, raw: Raw, node: dict[str, Any], pointer: str) -> Union:
+    def _condition(self, raw: Raw, node: dict[str, Any], plain: Union) -> Union:
         if "then" not in node and "else" not in node and not self.document.has_unevaluated:
             return ANYTHING
+        pointer = self.document.place(raw)[1]
         condition = self.union(self._inside(raw, node["if"], "if"))
         met = self.meet(condition, self.union(self._inside(raw, node.get("then", True), "then")), pointer)
-        missed = self.meet(
-            self._without(condition, "if"), self.union(self._inside(raw, node.get("else", True), "else")), pointer
-        )
+        otherwise = self.union(self._inside(raw, node.get("else", True), "else"))
+        missed = self._without(self.meet(otherwise, plain, pointer), condition, "if")
         return self.join([met, missed], pointer)
 
-    def _dependentRequired(self, raw: Raw, value: dict[str, Any], pointer: str) -> Union:  # noqa: N802
-        return self._dependent(raw, {name: {"required": list(needed)} for name, needed in value.items()}, pointer)
+    def _dependentRequired(self, raw: Raw, value: dict[str, Any], plain: Union) -> Union:  # noqa: N802
+        return self._dependent(raw, {name: {"required": needed} for name, needed in value.items()})
 
-    def _dependentSchemas(self, raw: Raw, value: dict[str, Any], pointer: str) -> Union:  # noqa: N802
-        return self._dependent(raw, value, pointer)
+    def _dependentSchemas(self, raw: Raw, value: dict[str, Any], plain: Union) -> Union:  # noqa: N802
+        return self._dependent(raw, value)
 
-    def _dependencies(self, raw: Raw, value: dict[str, Any], pointer: str) -> Union:
-        schemas = {n: {"required": v} if isinstance(v, list) else v for n, v in value.items()}
-        return self._dependent(raw, schemas, pointer)
+    def _dependencies(self, raw: Raw, value: dict[str, Any], plain: Union) -> Union:
+        # up to draft 7 the two above were one
+        schemas: dict[str, Any] = {n: {"required": v} if isinstance(v, list) else v for n, v in value.items()}
+        return self._dependent(raw, schemas)
 
-    def _dependent(self, raw: Raw, value: dict[str, Any], pointer: str) -> Union:
+    def _dependent(self, raw: Raw, value: dict[str, Any]) -> Union:
+        pointer = self.document.place(raw)[1]
         found = ANYTHING
         for name, node in value.items():
             absent = (*_NO_OBJECT, Object(properties=((name, False),)))
-            present = self.meet((Object(required=(name,)),), self._of(raw, node), pointer)
+            needed = self.union(self.document.written(raw, node))
+            present = self.meet((Object(required=(name,)),), needed, pointer)
             found = self.meet(found, self.join([absent, present]), pointer)
         return found
 
@@ -187,10 +210,18 @@ class Rewriter:
         base, pointer = self.document.place(raw)
         return self.document.term(node, base, f"{pointer}/{path}")
 
-    def _without(self, union: Union, keyword: str) -> Union:
-        found = ANYTHING
-        for shape in union:
-            found = self.meet(found, negated(shape, keyword, self.negated_term))
+    def _without(self, context: Union, others: Union, keyword: str) -> Union:
+        """What is of `context` and of none of `others`."""
+        negation = Negation(keyword, self.negated_term, self.is_empty)
+        found = context
+        for other in others:
+            left: list[Union] = []
+            for shape in found:
+                if self._are_disjoint((shape,), (other,)):
+                    left.append((shape,))
+                else:
+                    left.append(self.meet((shape,), negated(other, shape, negation)))
+            found = self.join(left)
         return found
 
     def negated_term(self, term: Term) -> Term:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from .rewrite_shapes import (
-    ANYTHING,
     Array,
     Boolean,
     Null,
@@ -16,16 +16,28 @@ from .rewrite_shapes import (
     Term,
     Union,
     Unsupported,
+    both,
 )
 
+# an array this much longer than its prefix is looked at place by place
+_PLACES = 8
 
-def negated(shape: Shape, keyword: str, without: Callable[[Term], Term]) -> Union:
-    """All values that do not have this shape. Raises Unsupported, naming `keyword`, where no union can say it.
 
-    A value differs if it has another type, or misses at least one of the shape's conditions; each condition missed is
-    a shape of its own. `without` is the negation of a term.
+@dataclass(frozen=True, slots=True)
+class Negation:
+    """without: the negation of a term; is_empty: whether no value is valid under a term"""
+
+    keyword: str
+    without: Callable[[Term], Term]
+    is_empty: Callable[[Term], bool]
+
+
+def negated(shape: Shape, against: Shape, negation: Negation) -> Union:
+    """Shapes that, met with `against`, hold all its values that do not have `shape`; both have one type.
+
+    Raises Unsupported, naming the keyword, where no union can say it. A value differs if it misses at least one of the
+    shape's conditions; each condition missed is a shape of its own.
     """
-    others = tuple(other for other in ANYTHING if type(other) is not type(shape))
     match shape:
         case Null():
             same: list[Shape] = []
@@ -33,14 +45,14 @@ def negated(shape: Shape, keyword: str, without: Callable[[Term], Term]) -> Unio
             left = frozenset((True, False)) - shape.values
             same = [Boolean(left)] if left else []
         case Number():
-            same = _numbers(shape, keyword)
+            same = _numbers(shape, negation.keyword)
         case String():
-            same = _strings(shape, keyword)
+            same = _strings(shape, negation.keyword)
         case Array():
-            same = _arrays(shape, keyword, without)
+            same = _arrays(shape, against, negation)
         case Object():
-            same = _objects(shape, keyword, without)
-    return (*others, *(one for one in same if isinstance(one, (Null, Boolean)) or not one.is_empty))
+            same = _objects(shape, against, negation)
+    return tuple(one for one in same if isinstance(one, (Null, Boolean)) or not one.is_empty)
 
 
 def _numbers(shape: Number, keyword: str) -> list[Shape]:
@@ -72,34 +84,51 @@ def _strings(shape: String, keyword: str) -> list[Shape]:
     return found
 
 
-def _arrays(shape: Array, keyword: str, without: Callable[[Term], Term]) -> list[Shape]:
+def _arrays(shape: Array, against: Shape, negation: Negation) -> list[Shape]:
     if shape.unique or shape.contains:
-        raise Unsupported(keyword, "it would have to hold `uniqueItems` or `contains` to their contrary")
+        raise Unsupported(negation.keyword, "it would have to hold `uniqueItems` or `contains` to their contrary")
     found: list[Shape] = []
     if shape.min_items:
         found.append(Array(max_items=shape.min_items - 1))
     if shape.max_items is not None:
         found.append(Array(min_items=shape.max_items + 1))
-    for index, term in enumerate(shape.prefix):
-        if term is not True:
-            found.append(Array(prefix=(*(True,) * index, without(term)), min_items=index + 1))
-    if shape.items is False:
-        found.append(Array(min_items=len(shape.prefix) + 1))
-    elif shape.items is not True and shape.max_items is not None and shape.max_items <= len(shape.prefix) + 8:
-        places = range(len(shape.prefix), shape.max_items)
-        found += [Array(prefix=(*(True,) * i, without(shape.items)), min_items=i + 1) for i in places]
-    elif shape.items is not True:
-        raise Unsupported(keyword, "an array of which some item must differ, wherever it is")
-    return found
+    length = len(shape.prefix)
+    found += [_differing(i, negation.without(term)) for i, term in enumerate(shape.prefix) if term is not True]
+    if shape.items is True:
+        return found
+    assert isinstance(against, Array)
+    longest = _least(shape.max_items, against.longest)
+    if longest is not None and longest <= length + _PLACES:
+        return [*found, *(_differing(i, negation.without(shape.items)) for i in range(length, longest))]
+    if len(against.prefix) <= length and negation.is_empty(both(shape.items, against.items)):
+        # no item can be valid here and there, so that the first one after the prefix differs
+        return [*found, Array(min_items=length + 1)]
+    raise Unsupported(negation.keyword, "an array of which some item must differ, wherever it is")
 
 
-def _objects(shape: Object, keyword: str, without: Callable[[Term], Term]) -> list[Shape]:
-    if shape.patterns or shape.additional is not True or shape.names is not True:
-        raise Unsupported(keyword, "an object of which some property that is not named must differ")
+def _differing(index: int, term: Term) -> Array:
+    return Array(prefix=(*(True,) * index, term), min_items=index + 1)
+
+
+def _least(left: int | None, right: int | None) -> int | None:
+    return left if right is None else right if left is None else min(left, right)
+
+
+def _objects(shape: Object, against: Shape, negation: Negation) -> list[Shape]:
+    assert isinstance(against, Object)
+    listed = [name for name, _ in shape.properties]
+    if shape.names is not True:
+        raise Unsupported(negation.keyword, "an object with a name that `propertyNames` does not allow")
+    if shape.patterns or shape.additional is not True:
+        if against.patterns or against.additional is not False:
+            raise Unsupported(negation.keyword, "an object of which some property that is not named must differ")
+        # all properties that there can be are named there
+        listed += [name for name, _ in against.properties if name not in listed]
     found: list[Shape] = [Object(properties=((name, False),)) for name in shape.required]
-    for name, term in shape.properties:
+    for name in listed:
+        term = shape.of(name)
         if term is not True:
-            found.append(Object(properties=((name, without(term)),), required=(name,)))
+            found.append(Object(properties=((name, negation.without(term)),), required=(name,)))
     if shape.min_properties:
         found.append(Object(max_properties=shape.min_properties - 1))
     if shape.max_properties is not None:

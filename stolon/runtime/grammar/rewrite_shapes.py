@@ -85,9 +85,9 @@ class Number:
         if step is None:
             return self.point is not None and self.point in self.excluded
         inside = self.whole_steps()
-        return len(inside) == 0 or (
-            len(inside) <= len(self.excluded) and all(step * n in self.excluded for n in inside)
-        )
+        # not len(): a range may be longer than a machine word counts
+        count = inside.stop - inside.start
+        return count <= 0 or (count <= len(self.excluded) and all(step * n in self.excluded for n in inside))
 
     @property
     def point(self) -> Fraction | None:
