@@ -87,9 +87,8 @@ class AutomatonGrammar:
         bits = self._trie.allowed(walk.node[distance < min(budget, UNREACHABLE)])
         if self.dfa.accepting[state]:
             bits |= self._ends
-        row = np.zeros(self.vocabulary.words * 4, np.uint8)
-        row[: len(bits)] = bits
-        return _StateMask(row.view(np.int32), min(needs, budget), needs <= budget)
+        row = bits.tobytes().ljust(self.vocabulary.words * 4, b"\0")
+        return _StateMask(np.frombuffer(row, np.int32), min(needs, budget), needs <= budget)
 
 
 class AutomatonMatcher:

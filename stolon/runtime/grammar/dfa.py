@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol, cast
 
 import numpy as np
+import outlines_core  # pyright: ignore[reportMissingTypeStubs]
 from numpy.typing import NDArray
-from outlines_core import Index
-from outlines_core import Vocabulary as OutlinesVocabulary
 
 from ...lang.errors import InvalidRequest
 from .charset import END_MARK, START_MARK
@@ -21,11 +21,23 @@ from .dialect import Anchor, Chain, Choice, Leaf, Node, Repeat, parse
 from .estimate import estimate
 
 MAX_CHOICE_BYTES = 4_000_000  # of all options together
+MAX_CHOICE_LENGTH = 16_384  # bytes of one option
 MAX_TABLE_BYTES = 64_000_000
 
 Ints = NDArray[np.int32]
-_BYTES = OutlinesVocabulary(256, {bytes([byte]): [byte] for byte in range(256)})
+_BYTES = cast(
+    object,
+    outlines_core.Vocabulary(256, {bytes([byte]): [byte] for byte in range(256)}),  # pyright: ignore[reportUnknownMemberType]
+)
 _START, _END = chr(START_MARK), chr(END_MARK)
+
+
+class _Index(Protocol):
+    """The part of outlines_core.Index that is used; a row is token to state."""
+
+    def get_initial_state(self) -> int: ...
+    def get_final_states(self) -> set[int]: ...
+    def get_transitions(self) -> dict[int, dict[int, int]]: ...
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -68,10 +80,12 @@ def regex_dfa(pattern: str) -> Dfa:
     tree = parse(pattern)
     if tree == Choice(()):
         return _trimmed(np.zeros((1, 256), np.int32), np.zeros(1, np.bool_), 0)
-    if (texts := _plain_texts(tree)) is not None:
+    texts = _plain_texts(tree)
+    if texts is not None and max(map(len, texts)) * 4 <= MAX_CHOICE_LENGTH:
         return choices_dfa(texts)
     estimate(tree)
-    index = Index(f"{_START}{_written(tree)}{_END}", _BYTES)
+    marked = f"{_START}{_written(tree)}{_END}"
+    index = cast(_Index, outlines_core.Index(marked, _BYTES))  # pyright: ignore[reportUnknownMemberType]
     # outlines-core names states by where they lie in its own table
     number = {0: 0}
     rows = index.get_transitions()
@@ -102,6 +116,12 @@ def choices_dfa(options: Sequence[str]) -> Dfa:
     if (size := sum(map(len, texts))) > MAX_CHOICE_BYTES:
         raise InvalidRequest(
             f"all choices together may have {MAX_CHOICE_BYTES} bytes, got {size}; offer fewer or shorter ones",
+            param="choices",
+            code="grammar_too_complex",
+        )
+    if (longest := max(map(len, texts))) > MAX_CHOICE_LENGTH:
+        raise InvalidRequest(
+            f"a choice may have {MAX_CHOICE_LENGTH} bytes, got {longest}; offer shorter ones",
             param="choices",
             code="grammar_too_complex",
         )
@@ -165,8 +185,7 @@ def _shared(dfa: Dfa, levels: list[int]) -> Dfa:
     for low, high in zip(levels[-2::-1], levels[:0:-1], strict=False):
         block = rows[low:high]
         block[:, :-1] = canon[block[:, :-1]]
-        keys = np.ascontiguousarray(block).view(f"V{block.shape[1] * 4}").ravel().tolist()
-        canon[low:high] = [known.setdefault(key, low + offset) for offset, key in enumerate(keys)]
+        canon[low:high] = [known.setdefault(row.tobytes(), low + offset) for offset, row in enumerate(block)]
     kept = np.flatnonzero(canon == np.arange(len(canon)))
     number = np.zeros(len(canon), np.int32)
     number[kept] = np.arange(len(kept))
@@ -215,18 +234,19 @@ def _trimmed(table: Ints, accepting: NDArray[np.bool_], start: int) -> Dfa:
 
 def _classed(table: Ints, byte_class: Ints) -> tuple[Ints, Ints]:
     """`table` and `byte_class` with equal columns made one; the column of zeros is the first."""
-    columns = np.ascontiguousarray(table.T)
+    columns: Ints = np.ascontiguousarray(np.transpose(table))
     number = {bytes(columns.shape[1] * 4): 0}
     column_class = np.array([number.setdefault(column.tobytes(), len(number)) for column in columns], np.int32)
     classes = np.zeros((len(number), columns.shape[1]), np.int32)
     classes[column_class] = columns
-    return np.ascontiguousarray(classes.T), column_class[byte_class]
+    return np.ascontiguousarray(np.transpose(classes)), column_class[byte_class]
 
 
 def _near_an_end(table: Ints, accepting: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """bool [states]: those from which an accepting state can be reached; never state 0."""
     before: list[list[int]] = [[] for _ in range(len(table))]
-    for state, row in enumerate(table.tolist()):
+    rows: list[list[int]] = table.tolist()
+    for state, row in enumerate(rows):
         for after in set(row):
             before[after].append(state)
     live = np.zeros(len(table), np.bool_)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing_extensions import assert_never
 
 from ...lang.errors import InvalidRequest
-from .charset import Ranges, partial_blocks
+from .charset import END_MARK, Ranges, partial_blocks
 from .dialect import Anchor, Chain, Choice, Leaf, Node, Repeat
 
 MAX_STATES = 16_384  # of the byte automaton; some 15 to 40 µs and 1 kB each while it is built
@@ -24,6 +24,9 @@ MAX_RANGES = 100_000  # of all sets of characters together, repeats not written 
 def estimate(tree: Node) -> int:
     """States of the byte automaton of `tree`, more rather than less. Raises InvalidRequest if there are too many."""
     return _Walk(_Positions.of(tree)).count()
+
+
+_END = Leaf(((END_MARK, END_MARK),))  # so that states that accept are told apart from those that do not
 
 
 def _too_large(what: str) -> InvalidRequest:
@@ -78,7 +81,9 @@ class _Positions:
         if _ranges(tree) > MAX_RANGES:
             raise _too_large(f"its sets of characters have more than {MAX_RANGES} ranges")
         positions = cls()
-        positions.first = positions.piece(tree).first
+        positions.first = positions.piece(Chain((tree, _END))).first
+        # the bytes of the end mark are shared by all states, or stand in sets of characters already
+        positions.inner[positions.kinds[_END.ranges]] = 0
         return positions
 
     def piece(self, node: Node) -> _Piece:
@@ -132,6 +137,8 @@ class _Positions:
         low = 0 if piece.empty else node.low
         first, last = piece.first, set(piece.last)
         copies = max(low, 1) if node.high is None else node.high
+        if piece.empty:  # outlines-core goes from each copy through all that follow
+            self.count_links(copies * copies)
         for copy in range(1, copies):
             begun = piece
             piece = self.piece(node.part)
@@ -144,11 +151,14 @@ class _Positions:
         return _Piece(low == 0, first, frozenset(last))
 
     def link(self, before: set[int] | frozenset[int], after: frozenset[int]) -> None:
-        self.links += len(before) * len(after)
-        if self.links > MAX_STEPS:
-            raise _too_large("its parts can follow each other in too many ways")
+        self.count_links(len(before) * len(after))
         for position in before:
             self.follow[position] |= after
+
+    def count_links(self, count: int) -> None:
+        self.links += count
+        if self.links > MAX_STEPS:
+            raise _too_large("its parts can follow each other in too many ways")
 
 
 def _letters(kinds: list[Ranges]) -> set[frozenset[int]]:
@@ -160,6 +170,7 @@ def _letters(kinds: list[Ranges]) -> set[frozenset[int]]:
     events.sort()
     found: set[frozenset[int]] = set()
     current: set[int] = set()
+    steps = 0
     for index, (at, kind) in enumerate(events):
         if kind < 0:
             current.discard(~kind)
@@ -167,6 +178,9 @@ def _letters(kinds: list[Ranges]) -> set[frozenset[int]]:
             current.add(kind)
         if current and index + 1 < len(events) and events[index + 1][0] != at:
             found.add(frozenset(current))
+            steps += len(current)
+            if steps > MAX_STEPS:
+                raise _too_large("its sets of characters overlap in too many ways")
     return found
 
 
