@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import random
 import re
+import time
 from functools import lru_cache
 
 import interegular
@@ -14,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stolon.lang.errors import EngineError, InvalidRequest
+from stolon.runtime.grammar import trie
 from stolon.runtime.grammar.automaton import AutomatonGrammar, compile_choices, compile_regex
 from stolon.runtime.grammar.dfa import choices_dfa, regex_dfa
 from stolon.runtime.grammar.distance import token_distances
@@ -227,6 +229,39 @@ def test_twenty_thousand_choices_are_all_there_and_few_states_are_held() -> None
 def test_choices_that_cannot_be_are_refused(options: list[str], match: str) -> None:
     with pytest.raises(InvalidRequest, match=match):
         choices_dfa(options)
+
+
+HOSTILE_CHOICES = {
+    "one after another": ["a" * count for count in range(1, 2800)],
+    "all different": [bytes(random.Random(seed).choices(range(1, 128), k=15_000)).decode() for seed in range(20)],
+    "two letters": ["".join(random.Random(seed).choices("ab", k=2000)) for seed in range(2000)],
+    "very many": [str(number) for number in range(400_000)],
+}
+
+
+@pytest.mark.parametrize("options", HOSTILE_CHOICES.values(), ids=HOSTILE_CHOICES.keys())
+def test_hostile_choices_are_built_or_refused_within_two_seconds(options: list[str]) -> None:
+    begun = time.thread_time()
+    try:
+        dfa = choices_dfa(options)
+    except InvalidRequest as error:
+        dfa = None
+        assert_too_complex(error)
+    assert time.thread_time() - begun < 2
+    if dfa is not None:
+        assert all(dfa.accepting[dfa.step(dfa.start, option.encode())] for option in options[:: max(len(options) // 50, 1)])
+
+
+def assert_too_complex(error: InvalidRequest) -> None:
+    assert (error.code, error.param) == ("grammar_too_complex", "choices")
+
+
+def test_walks_that_are_too_wide_are_taken_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    vocabulary = full_vocabulary(3)
+    dfa = regex_dfa("[abc0]{20,40}|(.\n?){3}")
+    expected = AutomatonGrammar(dfa, vocabulary).distances
+    monkeypatch.setattr(trie, "MAX_WIDTH", 500)
+    assert (AutomatonGrammar(dfa, vocabulary).distances == expected).all()
 
 
 def test_a_constraint_that_the_tokens_cannot_spell_is_refused() -> None:

@@ -22,6 +22,7 @@ from .estimate import estimate
 
 MAX_CHOICE_BYTES = 4_000_000  # of all options together
 MAX_CHOICE_LENGTH = 16_384  # bytes of one option
+MAX_CHOICE_STATES = 500_000  # before equal endings are shared; a microsecond each
 MAX_TABLE_BYTES = 64_000_000
 
 Ints = NDArray[np.int32]
@@ -69,10 +70,6 @@ class Dfa:
         for byte in text:
             state = int(table[state, byte_class[byte]])
         return state
-
-    def over_bytes(self) -> Ints:
-        """int32 [states, 256], as a device kernel wants it."""
-        return self.table[:, self.byte_class]
 
 
 def regex_dfa(pattern: str) -> Dfa:
@@ -163,7 +160,7 @@ def _text_automaton(joined: NDArray[np.uint8], lengths: NDArray[np.int64], byte_
         depth += 1
         accepting_nodes.append(node[alive[lengths[alive] == depth]])
         alive = alive[lengths[alive] > depth]
-        if nodes * classes * 4 > MAX_TABLE_BYTES:
+        if nodes > MAX_CHOICE_STATES or nodes * classes * 4 > MAX_TABLE_BYTES:
             raise InvalidRequest(
                 "the choices are too many and too different; offer fewer or shorter ones",
                 param="choices",

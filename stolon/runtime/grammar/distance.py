@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .dfa import Dfa
-from .trie import ClassTrie
+from .trie import ClassTrie, TooWideError
 
 UNREACHABLE = 2**31 - 1
 MAX_PATHS = 8_000_000  # walked for all states together: about half a second
@@ -21,28 +21,41 @@ def token_distances(dfa: Dfa, trie: ClassTrie, max_paths: int = MAX_PATHS) -> tu
     """
     links, whole = _links(dfa, trie, max_paths)
     distances = _backwards(dfa, links)
-    if not whole and (distances[1:] == UNREACHABLE).any():
-        links, whole = _links(dfa, trie, None)
+    if not whole and distances[dfa.start] == UNREACHABLE:
+        links, whole = _links(dfa, trie, 8 * max_paths)
         distances = _backwards(dfa, links)
     return distances, whole
 
 
-def _links(dfa: Dfa, trie: ClassTrie, max_paths: int | None) -> tuple[NDArray[np.int64], bool]:
+def _links(dfa: Dfa, trie: ClassTrie, max_paths: int) -> tuple[NDArray[np.int64], bool]:
     """Different pairs of states, as before * states + after, that a token leads between; whether they are all."""
     found: list[NDArray[np.int64]] = []
     whole = True
-    for low in range(1, dfa.states, _STATES_AT_ONCE):
-        origins = np.arange(low, min(low + _STATES_AT_ONCE, dfa.states), dtype=np.int32)
-        room = None if max_paths is None else max_paths * len(origins) // dfa.states
-        walked = 0
-        for origin, node, state in trie.levels(dfa.table, origins):
-            token = trie.is_token[node]
-            found.append(_different(origins[origin[token]].astype(np.int64) * dfa.states + state[token]))
-            walked += len(node)
-            if room is not None and walked > room:
-                whole = False
-                break
+    waiting = [(low, min(low + _STATES_AT_ONCE, dfa.states)) for low in range(1, dfa.states, _STATES_AT_ONCE)]
+    while waiting:
+        low, high = waiting.pop()
+        try:
+            links, every = _links_from(dfa, trie, low, high, max_paths * (high - low) // dfa.states)
+        except TooWideError:
+            middle = (low + high) // 2
+            waiting += [(low, middle), (middle, high)]
+            continue
+        found += links
+        whole = whole and every
     return (_different(np.concatenate(found)) if found else np.zeros(0, np.int64)), whole
+
+
+def _links_from(dfa: Dfa, trie: ClassTrie, low: int, high: int, room: int) -> tuple[list[NDArray[np.int64]], bool]:
+    """The links of states `low` to `high`: all, or those of the tokens up to a length where there is no more room."""
+    found: list[NDArray[np.int64]] = []
+    origins = np.arange(low, high, dtype=np.int32)
+    for origin, node, state in trie.levels(dfa.table, origins):
+        token = trie.is_token[node]
+        found.append(_different(origins[origin[token]].astype(np.int64) * dfa.states + state[token]))
+        room -= len(node)
+        if room < 0:
+            return found, False
+    return found, True
 
 
 def _different(keys: NDArray[np.int64]) -> NDArray[np.int64]:

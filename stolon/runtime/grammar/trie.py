@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Ints = NDArray[np.int32]
+MAX_WIDTH = 4_000_000  # some 40 bytes each
 
 
 class Vocabulary:
@@ -68,6 +69,10 @@ class Walk:
 
     node: Ints
     state: Ints
+
+
+class TooWideError(Exception):
+    """A walk from many states at once would take too much memory; walk from fewer."""
 
 
 class ClassTrie:
@@ -126,12 +131,17 @@ class ClassTrie:
         return Walk(np.concatenate(nodes), np.concatenate(states))
 
     def levels(self, table: Ints, states: Ints) -> Iterable[tuple[Ints, Ints, Ints]]:
-        """For each depth: origins (index in `states`), nodes and the states after them, of all paths that live."""
+        """For each depth: origins (index in `states`), nodes and the states after them, of all paths that live.
+
+        Raises TooWideError, never for one state, where a depth has more than MAX_WIDTH ways on.
+        """
         origin = np.arange(len(states), dtype=np.int32)
         node, state = np.zeros(len(states), np.int32), states
         while node.size:
             count = self.children[node]
             total = int(count.sum())
+            if total > MAX_WIDTH and len(states) > 1:
+                raise TooWideError
             offset = self.first_child[node] - (np.cumsum(count) - count)
             node = (np.repeat(offset, count) + np.arange(total)).astype(np.int32)
             state = table[np.repeat(state, count), self.letter[node]]
