@@ -207,7 +207,7 @@ class Chain(Signal):
         self.prompt = self.base = prompt
         op = self._next()
         if op is None:
-            self._rest()
+            self._tell()
         else:
             self._start_soon(op)
 
@@ -219,16 +219,17 @@ class Chain(Signal):
             hub.post(self._start, op)
 
     def _start(self, op: Op) -> None:
-        if self.failure is not None:
-            self._fail_op(op, self.failure)
-            self._rest()
-        else:
-            self._task = get_hub().loop.create_task(self._work(op))
+        # the loop holds a task until its first step, and from then on the chain does. It must not be cancelled before:
+        # a task that never takes a step cannot tidy up
+        get_hub().loop.create_task(self._work(op))
 
     async def _work(self, op: Op | None) -> None:
+        self._task = asyncio.current_task()
         try:
             while op is not None:
-                if isinstance(op, Generation):
+                if self.failure is not None:
+                    self._fail_op(op, self.failure)
+                elif isinstance(op, Generation):
                     timer = self._begin_generation(op)
                     try:
                         info = await answer(self.run.settings.backend, op, self._request(op))
@@ -246,12 +247,14 @@ class Chain(Signal):
         except asyncio.CancelledError:
             # whoever cancelled has failed the chain before; only the hub's end comes without that
             self.fail(Failure("the state", NOWHERE, self.branch, None, cancelled=True))
+            self._release()
         except Exception as error:
             label, origin = self._doing()
             self.fail(Failure(label, origin, self.branch, error))
+            self._release()
         finally:
             self._task = None
-            self._rest()
+            self._tell()
 
     def _next(self) -> Op | None:
         """The next operation; None, and idle from then on, if there is none."""
@@ -259,16 +262,16 @@ class Chain(Signal):
             if self._pending:
                 return self._pending.popleft()
             self._pending = None
-            self._busy = False
+            self._release()
             return None
 
-    def _rest(self) -> None:
-        """Nothing is left to do, unless something was appended a moment ago."""
+    def _release(self) -> None:
+        """Idle from here on. In one step with looking for more to do, or something appended meanwhile would be lost."""
         with self.run.lock:
-            if self._pending:
-                return
             self._busy = False
             self.run.busy.discard(self)
+
+    def _tell(self) -> None:
         self.fire()
         if self.run.body_over:
             self.run.look()
@@ -349,7 +352,8 @@ class Chain(Signal):
             case Branch(children):
                 for child in children:
                     child.fail(failure)
-                    child._rest()
+                    child._release()
+                    child._tell()
             case Text() | RoleOpen() | RoleClose() | Concatenate():
                 pass
 
