@@ -106,3 +106,16 @@ def test_a_failure_is_never_missed_at_the_end_of_a_run():
     for _ in range(300):
         with pytest.raises(GenerationError):
             program.run(backend=backend)
+
+
+def test_what_is_appended_while_generations_end_keeps_its_order():
+    @function
+    def program(s):
+        for i in range(40):
+            s += f"<{i}" + gen() + ">"
+            for _ in range(i * 7 % 50):
+                pass  # so that appending meets the end of a generation at different moments
+
+    expected = "".join(f"<{i}g>" for i in range(40))
+    for _ in range(60):
+        assert program.run(backend=Scripted("g")).text() == expected
