@@ -8,28 +8,20 @@ match they ask the same. Anchors are taken at the ends of the pattern, where the
 from __future__ import annotations
 
 import re
-import sys
-import unicodedata
 from dataclasses import dataclass
-from itertools import chain
-from string import hexdigits
-from typing import NoReturn
 
 from ...lang.errors import InvalidRequest
-from .charset import EVERY, Ranges, case_folded, complement, meaning, sayable, union
+from .characters import CharacterReader, fail_at
+from .charset import EVERY, Ranges, case_folded, complement, sayable
 
 MAX_PATTERN = 65_536  # characters
 MAX_DEPTH = 100  # groups within groups
 MAX_REPEAT = 10_000
 
-_SIMPLE = {"n": "\n", "r": "\r", "t": "\t", "f": "\f", "v": "\v", "a": "\a"}
-_HEX = {"x": 2, "u": 4, "U": 8}
 _REPEAT = re.compile(r"([*+?])|\{(\d*)(?:(,)(\d*))?\}")
 _FLAGS = re.compile(r"\(\?([aimsux]*)(?:-([imsx]+))?([:)])")
 _NAMED = re.compile(r"\(\?P<(\w+)>")
 _COMMENT = re.compile(r"\(\?#[^)]*\)")
-_OCTAL = re.compile(r"0[0-7]{0,2}|[0-3][0-7]{2}")
-_NAME = re.compile(r"N\{([^}]+)\}")
 _REFUSED = (
     ("(?=", "look-ahead"),
     ("(?!", "look-ahead"),
@@ -96,17 +88,11 @@ def parse(pattern: str) -> Node:
     return _resolved(tree, pattern, at_start=True, at_end=True)
 
 
-def _fail(pattern: str, position: int, what: str) -> NoReturn:
-    around = pattern[max(position - 10, 0) : position + 20]
-    raise InvalidRequest(f"regex: {what} at position {position} (in {around!r})", param="regex", code="regex")
-
-
-class _Parser:
+class _Parser(CharacterReader):
     """Descends by groups. Takes no pattern that `re` does not, without asking it: that is slow for large sets."""
 
     def __init__(self, pattern: str) -> None:
-        self.pattern = pattern
-        self.position = 0
+        super().__init__(pattern)
         self.depth = 0
         self.names: set[str] = set()
         self.flags_end = 0  # of the flags for the whole pattern
@@ -116,12 +102,6 @@ class _Parser:
         if self.position < len(self.pattern):
             self.fail("an unbalanced ')'")
         return tree
-
-    def fail(self, what: str, position: int | None = None) -> NoReturn:
-        _fail(self.pattern, self.position if position is None else position, what)
-
-    def peek(self) -> str:
-        return self.pattern[self.position : self.position + 1]
 
     def choice(self, flags: str) -> Node:
         options: list[Node] = []
@@ -231,7 +211,7 @@ class _Parser:
         if char == "^" or self.pattern.startswith("\\A", start):
             self.position += len(char) if char == "^" else 2
             return Anchor(at_start=True, position=start)
-        if char == "$" or self.pattern.startswith(("\\Z", "\\z"), start):
+        if char == "$" or self.pattern.startswith("\\Z", start):
             self.position += 1 if char == "$" else 2
             return Anchor(at_start=False, position=start)
         if char == "[":
@@ -250,89 +230,6 @@ class _Parser:
             ranges = case_folded(self.pattern[start : self.position], flags, sayable(ranges))
         return Leaf(sayable(ranges))
 
-    def escape(self, flags: str, *, in_class: bool = False) -> Ranges:
-        """The characters of the escape that begins here, which is then behind us."""
-        at = self.position
-        char = self.pattern[at + 1 : at + 2]
-        self.position += 2
-        if char and char in "dDsSwW":
-            ranges = meaning(f"\\{char.lower()}", "a" if "a" in flags else "")
-            return ranges if char.islower() else complement(ranges)
-        if in_class and char == "b":
-            return ((8, 8),)
-        if char in _SIMPLE:
-            return ((ord(_SIMPLE[char]), ord(_SIMPLE[char])),)
-        if char in _HEX:
-            return self.hex_code(at + 2, _HEX[char])
-        if (named := _NAME.match(self.pattern, at + 1)) is not None:
-            return self.named(named)
-        if (octal := _OCTAL.match(self.pattern, at + 1)) is not None:
-            self.position = octal.end()
-            return ((int(octal[0], 8), int(octal[0], 8)),)
-        if char.isdigit() and not in_class:
-            self.fail("a back-reference is not supported", at)
-        if char and char in "bB":
-            self.fail("a word boundary is not supported", at)
-        if not char or (char.isascii() and char.isalnum()):
-            self.fail(f"the escape \\{char} is not known", at)
-        return ((ord(char), ord(char)),)
-
-    def hex_code(self, start: int, count: int) -> Ranges:
-        digits = self.pattern[start : start + count]
-        if len(digits) != count or not set(digits) <= set(hexdigits) or int(digits, 16) > sys.maxunicode:
-            self.fail("an unfinished or too large escape", start - 2)
-        self.position = start + count
-        return ((int(digits, 16), int(digits, 16)),)
-
-    def named(self, found: re.Match[str]) -> Ranges:
-        self.position = found.end()
-        try:
-            code = ord(unicodedata.lookup(found[1]))
-        except (KeyError, TypeError):
-            self.fail(f"no character is called {found[1][:50]!r}", found.start() - 1)
-        return ((code, code),)
-
-    def char_class(self, flags: str) -> Ranges:
-        at = self.position
-        self.position += 1
-        if self.peek() == "[":
-            self.fail("a set within a set is not supported (write \\[ for the character)")
-        negated = self.peek() == "^"
-        self.position += negated
-        items: dict[Ranges, None] = {}  # large ones are often named again
-        first = True
-        while first or self.peek() != "]":
-            if not self.peek():
-                self.fail("a set without end", at)
-            items[self.class_item(flags)] = None
-            first = False
-        self.position += 1
-        ranges = union(chain.from_iterable(items))
-        return complement(ranges) if negated else ranges
-
-    def class_item(self, flags: str) -> Ranges:
-        low = self.class_char(flags)
-        after = self.pattern[self.position + 1 : self.position + 2]
-        if self.peek() != "-" or after in ("", "]"):
-            return low
-        at = self.position
-        if after == "-":
-            self.fail("-- in a set is not supported (write \\- for the character)")
-        self.position += 1
-        high = self.class_char(flags)
-        if len(low) != 1 or len(high) != 1 or low[0][0] != low[0][1] or high[0][0] < low[0][0]:
-            self.fail("a bad range of characters", at)
-        return ((low[0][0], high[0][1]),)
-
-    def class_char(self, flags: str) -> Ranges:
-        char = self.peek()
-        if char == "\\":
-            return self.escape(flags, in_class=True)
-        if char in "-&~|" and self.pattern[self.position + 1 : self.position + 2] == char:
-            self.fail(f"{char * 2} in a set is not supported (write \\{char} for the character)")
-        self.position += 1
-        return ((ord(char), ord(char)),)
-
 
 def _resolved(node: Node, pattern: str, *, at_start: bool, at_end: bool) -> Node:
     """`node` without anchors and without parts that can never match.
@@ -342,7 +239,7 @@ def _resolved(node: Node, pattern: str, *, at_start: bool, at_end: bool) -> Node
     match node:
         case Anchor():
             if not (at_start if node.at_start else at_end):
-                _fail(pattern, node.position, "an anchor inside the pattern is not supported")
+                fail_at(pattern, node.position, "an anchor inside the pattern is not supported")
             return EMPTY
         case Leaf():
             return node if node.ranges else NEVER
