@@ -9,6 +9,7 @@ whose completion fitted at its beginning ends in time, but not every answer that
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,15 +24,20 @@ from .llg_vocabulary import LlgVocabulary
 LONGEST_COMPLETION = 16_384
 # tokens tried one by one where the budget is nearly spent
 _TRIED = 48
+# tails of a known completion that are tried after a token that was not its own
+_TAILS = 6
 _LIMIT_STOPS = frozenset({"ParserTooComplex", "LexerTooComplex", "MaxTokensTotal", "MaxTokensParser"})
 
 
 @dataclass(frozen=True, slots=True)
 class Reach:
-    """completion: text of a whole answer, if one is known; jump: tokens by which one opened value may move the end"""
+    """completion: text of a whole answer, if one is known; jump: tokens by which one opened value may move the end;
+    examples: texts with which a string may be ended where it must have a pattern
+    """
 
     completion: str | None = None
     jump: int | None = None
+    examples: tuple[str, ...] = ()
 
 
 class LlgGrammar:
@@ -48,8 +54,12 @@ class LlgGrammar:
         self._first = LLMatcher(vocabulary.tokenizer, source, log_level=0, limits=LLParserLimits(verbose_errors=False))
         if self._first.is_error():
             raise _refusal(self._first)
+        encoded = [json.dumps(text, ensure_ascii=False)[1:] for text in reach.examples]
+        self.hints = [vocabulary.tokenizer.tokenize_str(text) for text in encoded]
         self.completion = self._whole(reach.completion)
-        self.jump = vocabulary.openings * (reach.jump if reach.jump is not None else len(self.completion) + 16)
+        opened = reach.jump if reach.jump is not None else len(self.completion) + 16
+        # twice: a walk does not find the shortest way
+        self.jump = 2 * vocabulary.openings * opened
 
     def matcher(self) -> LlgMatcher:
         return LlgMatcher(self, self._first.deep_copy())
@@ -61,7 +71,8 @@ class LlgGrammar:
             trial = self._first.deep_copy()
             if len(tokens) <= LONGEST_COMPLETION and trial.consume_tokens(tokens) and trial.is_accepting():
                 return tokens
-        found = shortest_known(self._first, self.vocabulary, 1024 if text is None else LONGEST_COMPLETION)
+        limit = 1024 if text is None else LONGEST_COMPLETION
+        found = shortest_known(self._first, self.vocabulary, limit, self.hints)
         if found is None:
             raise InvalidRequest(
                 "no whole answer to this grammar was found; simplify it, or give it a shorter way to an end",
@@ -80,6 +91,8 @@ class LlgMatcher:
         # `_known` leads to an end from the state that was `_strayed` tokens ago: each of them may have moved the end
         self._strayed = 0
         self._said: list[int] = []
+        # for tokens left in a mask because the budget is nearly spent: the completion walked after each
+        self._proven: dict[int, list[int]] = {}
 
     @property
     def is_accepting(self) -> bool:
@@ -105,10 +118,13 @@ class LlgMatcher:
             raise EngineError(f"token {token} is not allowed here", code="grammar_dead_end")
         self._check()
         self._said.append(token)
-        if not self._strayed and self._known and self._known[0] == token:
+        if token in self._proven:
+            self._known, self._strayed = self._proven[token], 0
+        elif not self._strayed and self._known and self._known[0] == token:
             del self._known[0]
         else:
             self._strayed += 1
+        self._proven = {}
 
     def rollback(self, count: int) -> None:
         if count > len(self._said):
@@ -120,6 +136,7 @@ class LlgMatcher:
             # what was said between here and there, and then what was known there, leads to an end from here
             self._known = self._said[kept : len(self._said) - self._strayed] + self._known
         self._strayed = max(0, self._strayed - count)
+        self._proven = {}
         del self._said[kept:]
 
     def forced(self) -> bytes:
@@ -139,7 +156,11 @@ class LlgMatcher:
         """Find a completion of the present state, if the one at hand belongs to another."""
         if not self._strayed:
             return
-        found = shortest_known(self._state, self._grammar.vocabulary, LONGEST_COMPLETION)
+        grammar = self._grammar
+        old = _still_ending(self._state, self._known)
+        limit = LONGEST_COMPLETION if old is None else len(old) - 1
+        found = shortest_known(self._state, grammar.vocabulary, limit, grammar.hints) if limit > 0 else None
+        found = old if found is None else found
         if found is not None:
             self._known, self._strayed = found, 0
 
@@ -147,10 +168,9 @@ class LlgMatcher:
         if self._strayed:
             # no completion is known: nothing can be said about any token
             return
-        kept = self._tokens_in_time(allowed_tokens(row.view(np.uint8)), budget)
-        ends = row & self._end_bits() if self._state.is_accepting() else 0
-        row[:] = ends
-        for token in kept:
+        self._proven = self._tokens_in_time(allowed_tokens(row.view(np.uint8)), budget)
+        row &= self._end_bits() if self._state.is_accepting() else 0
+        for token in self._proven:
             row[token // 32] |= np.array(1 << (token % 32), np.uint32).view(np.int32)
 
     def _end_bits(self) -> NDArray[np.int32]:
@@ -158,27 +178,23 @@ class LlgMatcher:
         bits[self._grammar.vocabulary.tokenizer.eos_tokens] = 1
         return np.packbits(bits, bitorder="little").view(np.int32)
 
-    def _tokens_in_time(self, allowed: NDArray[np.int64], budget: int) -> list[int]:
-        """Those of a sample of `allowed` after which the known completion, or a new one, ends within the budget."""
-        known = self._known
-        kept = known[:1]
+    def _tokens_in_time(self, allowed: NDArray[np.int64], budget: int) -> dict[int, list[int]]:
+        """Those of a sample of `allowed` after which a completion ends within the budget, with that completion.
+
+        The known completion is among them even where it is too long: it is the best there is.
+        """
+        kept = {self._known[0]: self._known[1:]} if self._known else {}
         ends = set(self._grammar.vocabulary.tokenizer.eos_tokens)
         stride = max(1, len(allowed) // _TRIED)
         for token in map(int, allowed[::stride][:_TRIED]):
             if token in ends or token in kept:
                 continue
             copy = self._state.deep_copy()
-            if copy.consume_token(token) and self._ends_within(copy, budget - 1):
-                kept.append(token)
+            if copy.consume_token(token):
+                completion = _still_ending(copy, self._known)
+                if completion is not None and len(completion) < budget:
+                    kept[token] = completion
         return kept
-
-    def _ends_within(self, state: LLMatcher, budget: int) -> bool:
-        if state.is_accepting():
-            return True
-        if len(self._known) <= budget and state.validate_tokens(self._known) == len(self._known):
-            trial = state.deep_copy()
-            return trial.consume_tokens(self._known) and trial.is_accepting()
-        return False
 
     def _check(self) -> None:
         if self._state.is_error():
@@ -187,6 +203,19 @@ class LlgMatcher:
                 f"the grammar cannot go on: {_first_line(self._state)}",
                 code="grammar_limit" if limit else "grammar_dead_end",
             )
+
+
+def _still_ending(state: LLMatcher, known: list[int]) -> list[int] | None:
+    """The longest tail of `known` that leads to an end from `state`, if one of the first few does."""
+    if state.is_accepting():
+        return []
+    for start in range(min(len(known), _TAILS)):
+        tail = known[start:]
+        if state.validate_tokens(tail) == len(tail):
+            trial = state.deep_copy()
+            if trial.consume_tokens(tail) and trial.is_accepting():
+                return tail
+    return None
 
 
 def _first_line(state: LLMatcher) -> str:

@@ -7,6 +7,7 @@ the matcher, so its length is an upper bound that holds; nothing says that it is
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 
 import numpy as np
 from llguidance import LLMatcher
@@ -25,48 +26,71 @@ def allowed_tokens(mask: NDArray[np.uint8]) -> NDArray[np.int64]:
     return np.flatnonzero(np.unpackbits(mask, bitorder="little"))
 
 
-def shortest_known(matcher: LLMatcher, vocabulary: LlgVocabulary, limit: int) -> list[int] | None:
-    """Tokens from here to a legal end, at most `limit`; None where no walk came to one. `matcher` is left as it was."""
+def shortest_known(
+    matcher: LLMatcher, vocabulary: LlgVocabulary, limit: int, hints: Sequence[list[int]] = (), *, is_json: bool = True
+) -> list[int] | None:
+    """Tokens from here to a legal end, at most `limit`; None where no walk came to one. `matcher` is left as it was.
+
+    hints: token runs that may end a string, tried where it cannot be ended at once
+    is_json: whether brackets outside of strings close something
+    """
     best: list[int] | None = None
-    for walk in range(_WALKS):
-        found = _walk(matcher.deep_copy(), vocabulary, limit if best is None else len(best) - 1, walk)
+    for seed in range(_WALKS):
+        walk = _Walk(matcher.deep_copy(), vocabulary, hints, is_json, seed)
+        found = walk.to_end(limit if best is None else len(best) - 1)
         if found is not None:
             best = found
-        if best is not None and len(best) <= 8 * (walk + 1):
+        if best is not None and len(best) <= 8 * (seed + 1):
             break
     return best
 
 
-def _walk(matcher: LLMatcher, vocabulary: LlgVocabulary, limit: int, seed: int) -> list[int] | None:
-    chance = random.Random(seed)
-    path: list[int] = []
-    while not matcher.is_accepting():
-        if len(path) >= limit:
-            return None
-        step = matcher.compute_ff_tokens() or [_choose(matcher, vocabulary, chance, seed)]
-        if step == [-1] or not matcher.consume_tokens(step):
-            return None
-        path += step
-    return path if len(path) <= limit else None
+class _Walk:
+    def __init__(
+        self, matcher: LLMatcher, vocabulary: LlgVocabulary, hints: Sequence[list[int]], is_json: bool, seed: int
+    ) -> None:
+        self._matcher = matcher
+        self._vocabulary = vocabulary
+        self._hints = hints
+        self._is_json = is_json
+        self._seed = seed
+        self._chance = random.Random(seed)
 
+    def to_end(self, limit: int) -> list[int] | None:
+        path: list[int] = []
+        while not self._matcher.is_accepting():
+            if len(path) >= limit:
+                return None
+            step = self._matcher.compute_ff_tokens() or self._step()
+            if not step or not self._matcher.consume_tokens(step):
+                return None
+            path += step
+        return path if len(path) <= limit else None
 
-def _choose(matcher: LLMatcher, vocabulary: LlgVocabulary, chance: random.Random, seed: int) -> int:
-    ids = allowed_tokens(np.frombuffer(matcher.compute_bitmask(), np.uint8))
-    if matcher.is_error() or not len(ids):
-        return -1
-    if np.isin(vocabulary.letters, ids, assume_unique=True).sum() > _LETTERS_OF_WORDS:
-        # inside a string: what closes a list out there is a letter here
-        inside = ids[vocabulary.ends_string[ids]]
-        ids = inside if len(inside) else ids[~vocabulary.only_closes[ids]]
-    if not len(ids):
-        return -1
-    ranks = vocabulary.closing_rank[ids]
-    best = int(ranks.min())
-    if best < CLOSERS and chance.random() >= 0.1 * seed:
-        closest = ids[ranks == best]
-    elif chance.random() < 0.5:
-        closest = ids[ranks <= best]
-    else:
-        # a pattern asks for its letters in some order: any that is allowed may be the way on
-        closest = ids[ranks <= max(best, COMMON)]
-    return int(closest[chance.randrange(len(closest))])
+    def _step(self) -> list[int]:
+        """The next tokens of the walk; none where there is no way on."""
+        ids = allowed_tokens(np.frombuffer(self._matcher.compute_bitmask(), np.uint8))
+        if self._matcher.is_error():
+            return []
+        words = self._vocabulary
+        if self._is_json and np.isin(words.letters, ids, assume_unique=True).sum() > _LETTERS_OF_WORDS:
+            # inside a string: what closes a list out there is a letter here
+            inside = ids[words.ends_string[ids]]
+            if not len(inside):
+                hint = next((h for h in self._hints if self._matcher.validate_tokens(h) == len(h)), None)
+                if hint is not None:
+                    return hint
+            ids = inside if len(inside) else ids[~words.only_closes[ids]]
+        return [self._choose(ids)] if len(ids) else []
+
+    def _choose(self, ids: NDArray[np.int64]) -> int:
+        ranks = self._vocabulary.closing_rank[ids]
+        best = int(ranks.min())
+        if best < CLOSERS and self._chance.random() >= 0.1 * self._seed:
+            closest = ids[ranks == best]
+        elif self._chance.random() < 0.5:
+            closest = ids[ranks <= best]
+        else:
+            # a pattern asks for its letters in some order: any that is allowed may be the way on
+            closest = ids[ranks <= max(best, COMMON)]
+        return int(closest[self._chance.randrange(len(closest))])

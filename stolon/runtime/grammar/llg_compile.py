@@ -3,26 +3,31 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
-from llguidance import LLMatcher
+from llguidance import LLMatcher, LLParserLimits
 from llguidance.gbnf_to_lark import any_to_lark
 
 from ...lang.errors import InvalidRequest
 from .llg import LlgGrammar, Reach
+from .llg_closing import shortest_known
 from .llg_vocabulary import LlgVocabulary
 from .schema import rewrite_schema
 
 MAX_GRAMMAR_BYTES = 256 * 1024
 # one space or none wherever JSON allows any
-_SPACING = {"whitespace_pattern": " "}
+_SPACING: Any = {"whitespace_pattern": " "}
+_BYTES = LlgVocabulary([bytes([i]) for i in range(256)] + [b""], eos_ids=[256])
+_LONGEST_EXAMPLE = 256
+_PATTERN_LIMITS = LLParserLimits(verbose_errors=False)
 
 
 def compile_schema(text: str, vocabulary: LlgVocabulary) -> LlgGrammar:
     """Raises InvalidRequest; `code` and `param` (a JSON pointer) as `rewrite_schema` has them."""
-    plain = rewrite_schema(text)
+    plain = rewrite_schema(text, _example)
     source = LLMatcher.grammar_from_json_schema(plain.text, overrides=_SPACING)
     try:
-        return LlgGrammar(source, vocabulary, Reach(plain.completion, plain.jump))
+        return LlgGrammar(source, vocabulary, Reach(plain.completion, plain.jump, plain.examples))
     except InvalidRequest as error:
         raise _as_schema_error(error) from error
 
@@ -44,9 +49,17 @@ def compile_lark(text: str, vocabulary: LlgVocabulary) -> LlgGrammar:
         )
     try:
         lark = any_to_lark(text)
-    except (ValueError, AssertionError, IndexError, RecursionError) as error:
+    except Exception as error:
+        # the converter raises bare Exception, and whatever a wrong index or a deep nesting raises: all speak of the text
         raise InvalidRequest(f"the grammar cannot be read: {error}", code="invalid_grammar") from error
     return LlgGrammar(LLMatcher.grammar_from_lark(lark), vocabulary)
+
+
+def _example(pattern: str) -> str | None:
+    """A text of a pattern, found on the pattern alone: beside other text a search would rarely come to its end."""
+    matcher = LLMatcher(_BYTES.tokenizer, LLMatcher.grammar_from_regex(pattern), log_level=0, limits=_PATTERN_LIMITS)
+    found = None if matcher.is_error() else shortest_known(matcher, _BYTES, _LONGEST_EXAMPLE, is_json=False)
+    return None if found is None else bytes(found).decode("utf-8", "replace")
 
 
 def _as_schema_error(error: InvalidRequest) -> InvalidRequest:

@@ -35,15 +35,16 @@ class LlgVocabulary:
         self.words = (self.rows + 31) // 32
         silent = {*eos_ids, *special_ids}
         tokens = [b"" if id in silent else text for id, text in enumerate(token_bytes)]
-        described = _Described(tokens, sorted(eos_ids), sorted(id for id in silent if id < len(tokens)), encode)
+        tokens += [b""] * (self.rows - len(tokens))
+        described = _Described(tokens, sorted(eos_ids), sorted(silent), encode)
         self.tokenizer = LLTokenizer(described, n_vocab=self.rows, eos_token=sorted(eos_ids))
         described.greedy = self.tokenizer.greedy_tokenize
         # how soon a token leads to an end, by its bytes alone: the order in which completions are looked for
         self.closing_rank: NDArray[np.int32] = np.full(self.rows, _LAST, np.int32)
-        self.closing_rank[: len(tokens)] = [_closing_rank(token) for token in tokens]
+        self.closing_rank[:] = [_closing_rank(token) for token in tokens]
         self.letters = np.array([i for i, token in enumerate(tokens) if len(token) == 1 and token.isalpha()], np.int64)
         self.ends_string = np.zeros(self.rows, np.bool_)
-        self.ends_string[: len(tokens)] = [token[:1] == b'"' for token in tokens]
+        self.ends_string[:] = [token[:1] == b'"' for token in tokens]
         self.only_closes = self.closing_rank < 0
         self.openings = max((_openings(token) for token in tokens), default=1)
 

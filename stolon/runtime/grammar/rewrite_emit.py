@@ -7,9 +7,11 @@ references without siblings. Everything that llguidance reads otherwise than JSO
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from fractions import Fraction
 from itertools import combinations, permutations
-from typing import Any
+from math import comb
+from typing import Any, cast
 
 from .linter import MAX_NODES, too_large, unsupported
 from .rewrite import Rewriter
@@ -57,6 +59,19 @@ class Emitter:
             if len(self._names) > MAX_NODES:
                 raise too_large("", "schemas that it is rewritten to", len(self._names), MAX_NODES)
         return name
+
+    @property
+    def patterns(self) -> list[str]:
+        """All patterns of strings that were written."""
+        found: dict[str, None] = {}
+        pending: list[Any] = list(self.definitions.values())
+        while pending:
+            node = pending.pop()
+            if isinstance(node, dict) and "anyOf" in node:
+                pending += cast("list[Any]", node["anyOf"])
+            elif isinstance(node, dict) and "pattern" in node:
+                found[str(cast("Node", node)["pattern"])] = None
+        return list(found)
 
     def _name(self, term: Term) -> str:
         if term not in self._names:
@@ -153,7 +168,7 @@ class Emitter:
         found: list[tuple[tuple[Term, ...], Term, int]] = []
         for count in range(wanted.least, most + 1):
             for places in _placings(count, wanted, shape.longest):
-                length = max(places) + 1 if places else 0
+                length = places[-1] + 1 if places else 0
                 marks = [wanted.term if i in places else other for i in range(max(length, len(shape.prefix)))]
                 prefix = tuple(both(shape.item(i), mark) for i, mark in enumerate(marks))
                 found.append((prefix, both(shape.items, other), length))
@@ -223,13 +238,13 @@ class Emitter:
             if most is None and count > least:
                 break
             found += [] if most is not None and count > most else self._chosen(shape, optional, count, least, most)
-            if len(found) > _MAX_WAYS:
-                raise Unsupported("minProperties", f"the properties can be chosen in more than {_MAX_WAYS} ways")
+            _check_ways(len(found), 1)
         return found + self._with_additional(shape, optional, least, most, is_open)
 
     def _chosen(self, shape: Object, optional: list[str], count: int, least: int, most: int | None) -> list[Object]:
         """Objects that have `count` of the optional properties; others too, where there is no most."""
         found: list[Object] = []
+        _check_ways(len(optional), count)
         for chosen in combinations(optional, count):
             absent = () if most is None else tuple(name for name in optional if name not in chosen)
             extra = None if most is None else most - count
@@ -244,6 +259,7 @@ class Emitter:
         if not least or not is_open:
             return []
         found: list[Object] = []
+        _check_ways(len(optional), least - 1)
         for chosen in combinations(optional, least - 1):
             absent = tuple(name for name in optional if name not in chosen)
             found.append(_recount(shape, chosen, absent, 1, None if most is None else most - least + 1))
@@ -254,6 +270,11 @@ def any_of(nodes: list[Node | bool]) -> Node | bool:
     if not nodes:
         return False
     return nodes[0] if len(nodes) == 1 else {"anyOf": nodes}
+
+
+def _check_ways(count: int, chosen: int) -> None:
+    if comb(count, chosen) > _MAX_WAYS:
+        raise Unsupported("minProperties", f"the properties can be chosen in more than {_MAX_WAYS} ways")
 
 
 def _recount(shape: Object, chosen: tuple[str, ...], absent: tuple[str, ...], least: int, extra: int | None) -> Object:
@@ -273,7 +294,9 @@ def _by_additional(shape: Object, least: int, most: int | None, is_open: bool) -
     return _recount(shape, (), (), least, most)
 
 
-def _restricted(shape: Object, keeps: Any, extra: tuple[tuple[str, Term], ...], *, additional: Term) -> Object:
+def _restricted(
+    shape: Object, keeps: Callable[[str], bool], extra: tuple[tuple[str, Term], ...], *, additional: Term
+) -> Object:
     listed = (*((name, term if keeps(name) else False) for name, term in shape.properties), *extra)
     missing = tuple((name, False) for name in shape.required if not keeps(name) and name not in dict(listed))
     return Object((*listed, *missing), (), additional, shape.required, shape.min_properties, shape.max_properties)

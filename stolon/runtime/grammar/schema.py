@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -15,24 +16,31 @@ from .schema_document import Document
 
 @dataclass(frozen=True, slots=True)
 class PlainSchema:
-    """text: the schema as JSON; completion: a short value of it, where one is known; jump: see schema_cost.jump"""
+    """text: the schema as JSON; completion: a short value of it, where one is known; jump: see schema_cost.jump;
+    examples: a text for each of its patterns for which one was found
+    """
 
     text: str
     completion: str | None
     jump: int
+    examples: tuple[str, ...] = ()
 
 
-def rewrite_schema(text: str) -> PlainSchema:
-    """Raises InvalidRequest with the JSON pointer as `param` and one of the codes "invalid_schema",
+def rewrite_schema(text: str, example: Callable[[str], str | None] | None = None) -> PlainSchema:
+    """`example` finds a text that has a pattern; without it the short value stays unknown where patterns are asked for.
+
+    Raises InvalidRequest with the JSON pointer as `param` and one of the codes "invalid_schema",
     "unsupported_schema_keyword", "unsatisfiable_schema", "schema_too_large" and "unresolvable_ref".
     """
     document = Document(parse(text))
     emitter = Emitter(Rewriter(document))
     root = emitter.emit(document.root)
-    found = shortest_values(emitter.definitions)
+    patterns = emitter.patterns if example else []
+    examples = {pattern: text for pattern in patterns if (text := example and example(pattern)) is not None}
+    found = shortest_values(emitter.definitions, examples)
     shortest = check_inhabited(root, found)
-    kept = {name: prune(node, found) for name, node in emitter.definitions.items() if name in found}
-    return PlainSchema(_assembled(root, kept), shortest.text, jump(kept, found))
+    kept = {name: prune(node, found) for name, node in emitter.definitions.items() if name in found.values}
+    return PlainSchema(_assembled(root, kept), shortest.text, jump(kept, found), tuple(examples.values()))
 
 
 def _assembled(root: str, definitions: dict[str, Node | bool]) -> str:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any, cast
 
 from .linter import refuse
@@ -20,26 +22,34 @@ class Shortest:
     text: str | None
 
 
-def shortest_values(definitions: dict[str, Node | bool]) -> dict[str, Shortest]:
-    """The shortest value of each definition that has one at all: the least fixed point over their references."""
-    found: dict[str, Shortest] = {}
+@dataclass(frozen=True, slots=True)
+class Known:
+    """values: the shortest of each definition that has one; examples: a text for each pattern for which one is known"""
+
+    values: dict[str, Shortest]
+    examples: Mapping[str, str]
+
+
+def shortest_values(definitions: dict[str, Node | bool], examples: Mapping[str, str]) -> Known:
+    """The shortest values of the definitions: the least fixed point over their references."""
+    found = Known({}, examples)
     changed = True
     while changed:
         changed = False
         for name, node in definitions.items():
             now = _shortest(node, found)
-            if now is not None and (name not in found or now.length < found[name].length):
-                found[name] = now
+            if now is not None and (name not in found.values or now.length < found.values[name].length):
+                found.values[name] = now
                 changed = True
     return found
 
 
-def prune(node: Node | bool, inhabited: dict[str, Shortest]) -> Node | bool:
+def prune(node: Node | bool, inhabited: Known) -> Node | bool:
     """A schema without the choices and properties that no value has."""
     if isinstance(node, bool):
         return node
     if "$ref" in node:
-        return node if _target(node) in inhabited else False
+        return node if _target(node) in inhabited.values else False
     if "anyOf" in node:
         kept = [part for part in (prune(one, inhabited) for one in node["anyOf"]) if part is not False]
         return False if not kept else kept[0] if len(kept) == 1 else {"anyOf": kept}
@@ -57,7 +67,7 @@ def prune(node: Node | bool, inhabited: dict[str, Shortest]) -> Node | bool:
     return pruned
 
 
-def jump(definitions: dict[str, Node | bool], found: dict[str, Shortest]) -> int:
+def jump(definitions: dict[str, Node | bool], found: Known) -> int:
     """The most bytes that beginning one value, or one property, may add to the way to an end."""
     return max((_worst(node, found) for node in definitions.values()), default=0) + 4
 
@@ -66,7 +76,7 @@ def _target(node: Node) -> str:
     return str(node["$ref"]).rpartition("/")[2]
 
 
-def _worst(node: Node | bool, found: dict[str, Shortest]) -> int:
+def _worst(node: Node | bool, found: Known) -> int:
     if isinstance(node, bool):
         return 4
     if "anyOf" in node:
@@ -84,11 +94,11 @@ def _worst(node: Node | bool, found: dict[str, Shortest]) -> int:
     return max(most, *(len(json.dumps(value)) for value in node.get("enum", [""])))
 
 
-def _shortest(node: Node | bool, found: dict[str, Shortest]) -> Shortest | None:
+def _shortest(node: Node | bool, found: Known) -> Shortest | None:
     if isinstance(node, bool):
         return Shortest(1, "0") if node else None
     if "$ref" in node:
-        return found.get(_target(node))
+        return found.values.get(_target(node))
     if "anyOf" in node:
         options = [one for part in node["anyOf"] if (one := _shortest(part, found)) is not None]
         return min(options, key=lambda one: one.length, default=None)
@@ -104,7 +114,7 @@ def _shortest(node: Node | bool, found: dict[str, Shortest]) -> Shortest | None:
         case "boolean":
             return _written("true")
         case "string":
-            return _string(node)
+            return _string(node, found)
         case "array":
             return _array(node, found)
         case "object":
@@ -117,25 +127,32 @@ def _written(text: str) -> Shortest:
     return Shortest(len(text.encode()), text)
 
 
-def _string(node: Node) -> Shortest:
+def _string(node: Node, found: Known) -> Shortest:
     least = int(node.get("minLength", 0))
+    example = found.examples.get(str(node.get("pattern", node.get("format"))))
+    if example is not None and least <= len(example) <= node.get("maxLength", len(example)):
+        return _written(json.dumps(example, ensure_ascii=False))
     if "pattern" in node or "format" in node or "enum" in node:
         return Shortest(_PATTERN_GUESS + least, None)
     return Shortest(least + 2, json.dumps("a" * least))
 
 
 def _number(node: Node) -> Shortest:
-    if "multipleOf" in node:
-        return Shortest(8, None)
     low, high = node.get("minimum", node.get("exclusiveMinimum")), node.get("maximum", node.get("exclusiveMaximum"))
     if (low is None or low < 0) and (high is None or high > 0):
         return _written("0")
-    if low is not None and low == high:
-        return _written(json.dumps(low))
-    return Shortest(8, None)
+    step = Fraction(repr(node["multipleOf"])) if "multipleOf" in node else Fraction(1)
+    bound = Fraction(repr(low if low is not None else high))
+    value = bound // step * step
+    if low is not None and (value < bound or (value == bound and "minimum" not in node)):
+        value += step
+    if low is None and value == bound and "maximum" not in node:
+        value -= step
+    # where this is not a value after all, the engine refuses it, and another is looked for
+    return _written(str(int(value)) if value.denominator == 1 else repr(float(value)))
 
 
-def _array(node: Node, found: dict[str, Shortest]) -> Shortest | None:
+def _array(node: Node, found: Known) -> Shortest | None:
     prefix = cast("list[Node | bool]", node.get("prefixItems", []))
     parts: list[Shortest] = []
     for index in range(int(node.get("minItems", 0))):
@@ -146,7 +163,7 @@ def _array(node: Node, found: dict[str, Shortest]) -> Shortest | None:
     return _joined("[", [("", part) for part in parts], "]")
 
 
-def _object(node: Node, found: dict[str, Shortest]) -> Shortest | None:
+def _object(node: Node, found: Known) -> Shortest | None:
     parts: list[tuple[str, Shortest]] = []
     required = node.get("required", [])
     for name, schema in node.get("properties", {}).items():
@@ -171,7 +188,7 @@ def _joined(opening: str, parts: list[tuple[str, Shortest]], closing: str) -> Sh
     return Shortest(length, opening + ",".join(f"{head}{part.text}" for head, part in parts) + closing)
 
 
-def check_inhabited(root: str, found: dict[str, Shortest]) -> Shortest:
-    if root not in found:
+def check_inhabited(root: str, found: Known) -> Shortest:
+    if root not in found.values:
         raise refuse("", "no value is valid under it: its rules contradict each other", "unsatisfiable_schema")
-    return found[root]
+    return found.values[root]
