@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import pickle
 import random
 import re
 import time
+from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 
 import interegular
@@ -249,7 +251,9 @@ def test_hostile_choices_are_built_or_refused_within_two_seconds(options: list[s
         assert_too_complex(error)
     assert time.thread_time() - begun < 2
     if dfa is not None:
-        assert all(dfa.accepting[dfa.step(dfa.start, option.encode())] for option in options[:: max(len(options) // 50, 1)])
+        assert all(
+            dfa.accepting[dfa.step(dfa.start, option.encode())] for option in options[:: max(len(options) // 50, 1)]
+        )
 
 
 def assert_too_complex(error: InvalidRequest) -> None:
@@ -314,6 +318,30 @@ def test_masks_do_not_change_when_few_of_them_are_kept() -> None:
         assert (kept.mask(state, budget) == dropped.mask(state, budget)).all()
         assert (kept.mask(state, budget) == AutomatonGrammar(dfa, vocabulary).mask(state, budget)).all()
     assert len(dropped._masks) == 1
+
+
+def test_an_automaton_can_be_built_in_one_process_and_used_in_another() -> None:
+    vocabulary = full_vocabulary(0)
+    dfa = regex_dfa("([ab]{2}|é)+")
+    sent = pickle.loads(pickle.dumps(dfa))
+    assert (
+        AutomatonGrammar(sent, vocabulary).mask(sent.start, 9) == AutomatonGrammar(dfa, vocabulary).mask(dfa.start, 9)
+    ).all()
+
+
+def test_answers_in_several_threads_share_a_grammar_and_its_few_kept_masks() -> None:
+    vocabulary = full_vocabulary(1)
+    dfa = regex_dfa("[abc]{1,40}")
+    alone = AutomatonGrammar(dfa, vocabulary)
+    shared = AutomatonGrammar(dfa, vocabulary, mask_cache_bytes=5 * vocabulary.words * 4)
+
+    def agrees(seed: int) -> bool:
+        rng = random.Random(seed)
+        asked = [(rng.randrange(1, dfa.states), rng.randint(1, 50)) for _ in range(300)]
+        return all((shared.mask(*pair) == alone.mask(*pair)).all() for pair in asked)
+
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(agrees, range(8)))
 
 
 def test_where_distances_are_too_large_to_work_out_answers_still_end_in_time() -> None:
