@@ -243,6 +243,16 @@ def test_a_grammar_that_has_no_answer_is_refused(source: str) -> None:
     assert caught.value.code in ("invalid_grammar", "grammar_too_complex")
 
 
+@pytest.mark.parametrize("source", ["start: <tool>", 'start: "a" <[259]>', "start: /a/ b\nb: <tool>"])
+def test_a_grammar_that_names_special_tokens_is_refused(source: str) -> None:
+    with pytest.raises(InvalidRequest, match="special token"):
+        compile_lark(source, VOCABULARY)
+
+
+def test_angle_brackets_in_text_are_no_special_tokens() -> None:
+    assert compile_lark('start: "<b>" /<[a-z]>/ // <tool>', VOCABULARY).matcher().forced() == b"<b><"
+
+
 def test_a_grammar_beyond_the_size_limit_is_refused() -> None:
     with pytest.raises(InvalidRequest, match="the limit is"):
         compile_lark('start: "' + "a" * 300_000 + '"', VOCABULARY)

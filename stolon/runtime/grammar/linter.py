@@ -80,7 +80,7 @@ def check(schema: Any) -> None:
             continue
         if not isinstance(node, dict):
             raise refuse(pointer, f"a schema is an object or a boolean, got {_kind(node)}", "invalid_schema")
-        for keyword, value in node.items():
+        for keyword, value in cast("dict[str, Any]", node).items():
             _check_keyword(pointer, keyword, value)
 
 
@@ -152,10 +152,11 @@ def _check_bound(at: str, value: Any) -> None:
 
 
 def _check_names(at: str, value: Any) -> None:
-    if not isinstance(value, list) or not all(isinstance(name, str) for name in cast("list[Any]", value)):
+    found = cast("list[Any]", value) if isinstance(value, list) else [None]
+    if not all(isinstance(name, str) for name in found):
         raise refuse(at, f"must be a list of names, got {_shown(value)}", "invalid_schema")
-    if len(cast("list[Any]", value)) > MAX_PROPERTIES:
-        raise too_large(at, "names", len(cast("list[Any]", value)), MAX_PROPERTIES)
+    if len(found) > MAX_PROPERTIES:
+        raise too_large(at, "names", len(found), MAX_PROPERTIES)
 
 
 def _check_type(at: str, value: Any) -> None:
@@ -176,7 +177,7 @@ def _check_enum(at: str, value: Any) -> None:
 
 
 def _check_list(at: str, value: Any) -> None:
-    if not isinstance(value, list) or not value:
+    if not isinstance(value, list) or value == []:
         raise refuse(at, f"must be a list of schemas, got {_shown(value)}", "invalid_schema")
 
 
@@ -216,7 +217,9 @@ def _no_constant(name: str) -> None:
 
 
 def _kind(value: Any) -> str:
-    return {dict: "an object", list: "a list", str: "a string", type(None): "null"}.get(type(value), _shown(value))
+    if isinstance(value, list):
+        return "a list"
+    return "a string" if isinstance(value, str) else _shown(value)
 
 
 def _shown(value: Any) -> str:

@@ -168,15 +168,16 @@ class LlgMatcher:
         if self._strayed:
             # no completion is known: nothing can be said about any token
             return
-        self._proven = self._tokens_in_time(allowed_tokens(row.view(np.uint8)), budget)
+        self._proven = self._tokens_in_time(allowed_tokens(row), budget)
         row &= self._end_bits() if self._state.is_accepting() else 0
         for token in self._proven:
-            row[token // 32] |= np.array(1 << (token % 32), np.uint32).view(np.int32)
+            # bit 31 is the sign of the word
+            row[token // 32] |= np.int32((1 << (token % 32)) - ((token % 32 == 31) << 32))
 
     def _end_bits(self) -> NDArray[np.int32]:
         bits = np.zeros(self._grammar.vocabulary.words * 32, np.uint8)
         bits[self._grammar.vocabulary.tokenizer.eos_tokens] = 1
-        return np.packbits(bits, bitorder="little").view(np.int32)
+        return np.frombuffer(np.packbits(bits, bitorder="little").tobytes(), np.int32)
 
     def _tokens_in_time(self, allowed: NDArray[np.int64], budget: int) -> dict[int, list[int]]:
         """Those of a sample of `allowed` after which a completion ends within the budget, with that completion.

@@ -22,8 +22,9 @@ _WALKS = 6
 _LETTERS_OF_WORDS = 4
 
 
-def allowed_tokens(mask: NDArray[np.uint8]) -> NDArray[np.int64]:
-    return np.flatnonzero(np.unpackbits(mask, bitorder="little"))
+def allowed_tokens(row: NDArray[np.int32] | bytes) -> NDArray[np.int64]:
+    """The ids of the bits that are set in a mask row."""
+    return np.flatnonzero(np.unpackbits(np.frombuffer(row, np.uint8), bitorder="little"))
 
 
 def shortest_known(
@@ -69,7 +70,7 @@ class _Walk:
 
     def _step(self) -> list[int]:
         """The next tokens of the walk; none where there is no way on."""
-        ids = allowed_tokens(np.frombuffer(self._matcher.compute_bitmask(), np.uint8))
+        ids = allowed_tokens(self._matcher.compute_bitmask())
         if self._matcher.is_error():
             return []
         words = self._vocabulary

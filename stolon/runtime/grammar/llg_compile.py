@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 from llguidance import LLMatcher, LLParserLimits
@@ -17,6 +18,8 @@ from .schema import rewrite_schema
 MAX_GRAMMAR_BYTES = 256 * 1024
 # one space or none wherever JSON allows any
 _SPACING: Any = {"whitespace_pattern": " "}
+# comments, quoted text and patterns, the last two even where they are not closed; else `<` begins a special token
+_LARK_PIECES = re.compile(r"""//[^\n]*|"(?:[^"\\\n]|\\.)*"?|/(?:[^/\\\n]|\\.)+/?|<""")
 _BYTES = LlgVocabulary([bytes([i]) for i in range(256)] + [b""], eos_ids=[256])
 _LONGEST_EXAMPLE = 256
 _PATTERN_LIMITS = LLParserLimits(verbose_errors=False)
@@ -50,8 +53,12 @@ def compile_lark(text: str, vocabulary: LlgVocabulary) -> LlgGrammar:
     try:
         lark = any_to_lark(text)
     except Exception as error:
-        # the converter raises bare Exception, and whatever a wrong index or a deep nesting raises: all speak of the text
+        # the converter raises bare Exception, and whatever a wrong index raises: all of it speaks of the text
         raise InvalidRequest(f"the grammar cannot be read: {error}", code="invalid_grammar") from error
+    if any(piece[0] == "<" for piece in _LARK_PIECES.finditer(lark)):
+        raise InvalidRequest(
+            "the grammar names a special token (<...>); an answer is made of text alone", code="invalid_grammar"
+        )
     return LlgGrammar(LLMatcher.grammar_from_lark(lark), vocabulary)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
+from typing import Any, cast
 
 import numpy as np
 from llguidance import LLTokenizer
@@ -37,7 +38,7 @@ class LlgVocabulary:
         tokens = [b"" if id in silent else text for id, text in enumerate(token_bytes)]
         tokens += [b""] * (self.rows - len(tokens))
         described = _Described(tokens, sorted(eos_ids), sorted(silent), encode)
-        self.tokenizer = LLTokenizer(described, n_vocab=self.rows, eos_token=sorted(eos_ids))
+        self.tokenizer = LLTokenizer(cast("Any", described), n_vocab=self.rows, eos_token=sorted(eos_ids))
         described.greedy = self.tokenizer.greedy_tokenize
         # how soon a token leads to an end, by its bytes alone: the order in which completions are looked for
         self.closing_rank: NDArray[np.int32] = np.full(self.rows, _LAST, np.int32)

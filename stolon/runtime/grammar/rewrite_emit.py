@@ -39,6 +39,7 @@ _MAX_WAYS = 256
 # the last place where an item asked for by `contains` is put
 _CONTAINS_WITHIN = 8
 _MAX_UNIQUE = 5
+_SAFE = Fraction(2**53)
 
 
 class Emitter:
@@ -106,9 +107,9 @@ class Emitter:
             case Boolean(values):
                 return [{"type": "boolean"}] if len(values) == 2 else [{"const": value} for value in values]
             case Number():
-                return list(number_nodes(shape))
+                return [*number_nodes(shape)]
             case String():
-                return list(string_nodes(shape))
+                return [*string_nodes(shape)]
             case Array():
                 return self._array(shape)
             case Object():
@@ -160,9 +161,9 @@ class Emitter:
         """Prefix, items and least length of arrays that hold to `contains`, by where its items are."""
         if not shape.contains:
             return [(shape.prefix, shape.items, 0)]
-        if len(shape.contains) > 1:
+        wanted, *more = shape.contains
+        if more:
             raise Unsupported("contains", "several of them would have to be held at once")
-        wanted = shape.contains[0]
         other = True if wanted.most is None else self.rewriter.negated_term(wanted.term)
         most = wanted.least if wanted.most is None else wanted.most
         found: list[tuple[tuple[Term, ...], Term, int]] = []
@@ -366,9 +367,16 @@ def _around(shape: Number) -> list[Number]:
 
 
 def _exact(keyword: str, second: str | None, value: Fraction) -> Node:
-    """A bound as the engine reads it, which is in double precision."""
+    """A bound as the engine reads it, which is in double precision.
+
+    A limit beyond 2**53 is brought down to it: no more does RFC 8259 (section 6) let two readers agree on.
+    """
+    if keyword.lower().endswith("maximum") and value > _SAFE:
+        value = _SAFE
+    elif keyword.lower().endswith("minimum") and value < -_SAFE:
+        value = -_SAFE
     number = int(value) if value.denominator == 1 else float(value)
-    if abs(value) > 2**53 or Fraction(repr(float(value))) != value:
+    if abs(value) > _SAFE or Fraction(repr(float(value))) != value:
         raise Unsupported(keyword, f"{number} has more digits than the engine compares")
     return {keyword: number} if second is None else {keyword: number, second: number}
 

@@ -133,14 +133,14 @@ def _counts(node: dict[str, Any], least: str, most: str) -> tuple[int, int | Non
 
 def _array(document: Document, raw: Raw, node: dict[str, Any]) -> Shape:
     items: Any = node.get("items", True)
-    listed: Any = node.get("prefixItems", [])
+    listed: list[Any] = node.get("prefixItems", [])
     first, rest = "prefixItems", "items"
     if isinstance(items, list):
         # up to draft 2019-09 a list of `items` was what `prefixItems` is now, and `additionalItems` the rest
         first, rest = "items", "additionalItems"
-        listed, items = items, node.get("additionalItems", True)
+        listed, items = cast("list[Any]", items), node.get("additionalItems", True)
     base, pointer = document.place(raw)
-    prefix = [document.term(part, base, f"{pointer}/{first}/{i}") for i, part in enumerate(cast("list[Any]", listed))]
+    prefix = [document.term(part, base, f"{pointer}/{first}/{i}") for i, part in enumerate(listed)]
     least, most = _counts(node, "minItems", "maxItems")
     return Array(
         prefix=tuple(prefix),

@@ -45,7 +45,7 @@ def negated(shape: Shape, against: Shape, negation: Negation) -> Union:
             left = frozenset((True, False)) - shape.values
             same = [Boolean(left)] if left else []
         case Number():
-            same = _numbers(shape, negation.keyword)
+            same = _numbers(shape, against, negation.keyword)
         case String():
             same = _strings(shape, negation.keyword)
         case Array():
@@ -55,10 +55,13 @@ def negated(shape: Shape, against: Shape, negation: Negation) -> Union:
     return tuple(one for one in same if isinstance(one, (Null, Boolean)) or not one.is_empty)
 
 
-def _numbers(shape: Number, keyword: str) -> list[Shape]:
+def _numbers(shape: Number, against: Shape, keyword: str) -> list[Shape]:
+    assert isinstance(against, Number)
     if shape.point is not None:
         return [Number(excluded=frozenset((shape.point,)))]
-    if shape.integer or shape.multiple is not None:
+    step, given = shape.step, against.step
+    # what `against` already has cannot be missed
+    if step is not None and (given is None or given % step):
         raise Unsupported(keyword, "numbers that are not whole, or no multiple of another, cannot be enumerated")
     found: list[Shape] = [Number(low=(value, False), high=(value, False)) for value in sorted(shape.excluded)]
     if shape.low is not None:

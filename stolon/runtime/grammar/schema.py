@@ -35,8 +35,8 @@ def rewrite_schema(text: str, example: Callable[[str], str | None] | None = None
     document = Document(parse(text))
     emitter = Emitter(Rewriter(document))
     root = emitter.emit(document.root)
-    patterns = emitter.patterns if example else []
-    examples = {pattern: text for pattern in patterns if (text := example and example(pattern)) is not None}
+    tried = {pattern: example(pattern) for pattern in emitter.patterns} if example else {}
+    examples = {pattern: text for pattern, text in tried.items() if text is not None}
     found = shortest_values(emitter.definitions, examples)
     shortest = check_inhabited(root, found)
     kept = {name: prune(node, found) for name, node in emitter.definitions.items() if name in found.values}
@@ -51,11 +51,10 @@ def _assembled(root: str, definitions: dict[str, Node | bool]) -> str:
             uses[name] = uses.get(name, 0) + 1
     once = {name for name, count in uses.items() if count == 1}
     body = {name: node for name, node in definitions.items() if uses.get(name, 0) > 1}
-    written = {name: _inlined(node, definitions, once) for name, node in body.items()}
+    written: dict[str, Any] = {name: _inlined(node, definitions, once) for name, node in body.items()}
     if not any(root in _references(node) for node in written.values()):
-        top = written.pop(root)
-        top = {} if top is True else top
-        assert isinstance(top, dict)
+        found = written.pop(root)
+        top: Node = {} if found is True else found
         return json.dumps({**top, "$defs": written} if written else top, ensure_ascii=False)
     return json.dumps({"$ref": f"#/$defs/{root}", "$defs": written}, ensure_ascii=False)
 

@@ -83,8 +83,8 @@ class Document:
             key = segment.replace("~1", "/").replace("~0", "~")
             if isinstance(found, dict) and key in found:
                 found = cast("dict[str, Any]", found)[key]
-            elif isinstance(found, list) and re.fullmatch("0|[1-9][0-9]{0,5}", key) and int(key) < len(found):
-                found = cast("list[Any]", found)[int(key)]
+            elif isinstance(found, list) and re.fullmatch("[0-9]{1,6}", key):
+                found = next(iter(cast("list[Any]", found)[int(key) :]), None)
             else:
                 raise error
             if isinstance(found, dict):
