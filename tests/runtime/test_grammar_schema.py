@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import deque
 from typing import Any
 
 import jsonschema
@@ -244,6 +245,8 @@ def test_a_schema_accepts_exactly_the_values_that_are_valid(name: str) -> None:
         ({"properties": {"a": {"format": "regex"}}}, "unsupported_schema_keyword", "/properties/a/format"),
         ({"items": {"oneOf": [{"type": "integer"}, {"minimum": 2}]}}, "unsupported_schema_keyword", "/items/oneOf"),
         ({"minProperties": 3}, "unsupported_schema_keyword", "/minProperties"),
+        ({"const": "a\x00b"}, "unsupported_schema_keyword", "/enum"),
+        ({"pattern": "^a\\x00b$"}, "unsupported_schema_keyword", "/pattern"),
         ({"$recursiveRef": "#"}, "unsupported_schema_keyword", "/$recursiveRef"),
         ({"minimum": 2**53 + 1}, "unsupported_schema_keyword", "/minimum"),
         ({"enum": list(range(linter.MAX_ENUM + 1))}, "schema_too_large", "/enum"),
@@ -304,6 +307,15 @@ def test_a_hostile_schema_ends_soon_in_an_answer_or_a_refusal(schema: Any) -> No
     except InvalidRequest as error:
         outcome = error.code
     assert outcome in EXPECTED
+
+
+@pytest.mark.parametrize("head", ['{"\\u0061"', '{"a":1,"\\u0061"', '{"a":1,"a"', '{"x","x"', '{"\\n\\u0061"'])
+def test_a_listed_name_cannot_be_said_again_or_in_another_spelling(head: str) -> None:
+    schema = {"type": "object", "properties": {"a": {"type": "integer"}}, "patternProperties": {"^b": {"type": "null"}}}
+    matcher = compile_schema(json.dumps(schema), BYTES).matcher()
+    said = head.encode()
+    with pytest.raises(EngineError):
+        deque(map(matcher.advance, said), maxlen=0)
 
 
 def test_integers_beyond_what_readers_agree_on_are_not_made() -> None:

@@ -26,6 +26,8 @@ LONGEST_COMPLETION = 16_384
 _TRIED = 48
 # tails of a known completion that are tried after a token that was not its own
 _TAILS = 6
+# some tens of milliseconds of llguidance's work in one step: its default stops at patterns of names that are in use
+_LIMITS = LLParserLimits(step_lexer_fuel=1_000_000, verbose_errors=False)
 _LIMIT_STOPS = frozenset({"ParserTooComplex", "LexerTooComplex", "MaxTokensTotal", "MaxTokensParser"})
 
 
@@ -51,7 +53,7 @@ class LlgGrammar:
         reach = reach or Reach()
         self.vocabulary = vocabulary
         self.size_bytes = 65_536 + 8 * len(source)
-        self._first = LLMatcher(vocabulary.tokenizer, source, log_level=0, limits=LLParserLimits(verbose_errors=False))
+        self._first = LLMatcher(vocabulary.tokenizer, source, log_level=0, limits=_LIMITS)
         if self._first.is_error():
             raise _refusal(self._first)
         encoded = [json.dumps(text, ensure_ascii=False)[1:] for text in reach.examples]

@@ -16,8 +16,9 @@ from .llg_vocabulary import LlgVocabulary
 from .schema import rewrite_schema
 
 MAX_GRAMMAR_BYTES = 256 * 1024
-# one space or none wherever JSON allows any
-_SPACING: Any = {"whitespace_pattern": " "}
+# one space or none wherever JSON allows any; and no \uXXXX, by which a name that the schema lists could be spelled in
+# another way and pass for one that it does not list
+_SPELLING: Any = {"whitespace_pattern": " ", "json_allowed_escapes": 'nrbtf\\"'}
 # comments, quoted text and patterns, the last two even where they are not closed; else `<` begins a special token
 _LARK_PIECES = re.compile(r"""//[^\n]*|"(?:[^"\\\n]|\\.)*"?|/(?:[^/\\\n]|\\.)+/?|<""")
 _BYTES = LlgVocabulary([bytes([i]) for i in range(256)] + [b""], eos_ids=[256])
@@ -28,7 +29,7 @@ _PATTERN_LIMITS = LLParserLimits(verbose_errors=False)
 def compile_schema(text: str, vocabulary: LlgVocabulary) -> LlgGrammar:
     """Raises InvalidRequest; `code` and `param` (a JSON pointer) as `rewrite_schema` has them."""
     plain = rewrite_schema(text, _example)
-    source = LLMatcher.grammar_from_json_schema(plain.text, overrides=_SPACING)
+    source = LLMatcher.grammar_from_json_schema(plain.text, overrides=_SPELLING)
     try:
         return LlgGrammar(source, vocabulary, Reach(plain.completion, plain.jump, plain.examples))
     except InvalidRequest as error:
@@ -37,7 +38,7 @@ def compile_schema(text: str, vocabulary: LlgVocabulary) -> LlgGrammar:
 
 def compile_json_object(vocabulary: LlgVocabulary) -> LlgGrammar:
     """Any JSON object."""
-    source = LLMatcher.grammar_from_json_schema(json.dumps({"type": "object"}), overrides=_SPACING)
+    source = LLMatcher.grammar_from_json_schema(json.dumps({"type": "object"}), overrides=_SPELLING)
     return LlgGrammar(source, vocabulary, Reach("{}", 8))
 
 

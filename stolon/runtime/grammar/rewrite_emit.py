@@ -7,6 +7,7 @@ references without siblings. Everything that llguidance reads otherwise than JSO
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from fractions import Fraction
 from itertools import combinations, permutations
@@ -40,6 +41,8 @@ _MAX_WAYS = 256
 _CONTAINS_WITHIN = 8
 _MAX_UNIQUE = 5
 _SAFE = Fraction(2**53)
+_UNSPELLED = re.compile(r"[\x00-\x07\x0b\x0e-\x1f]")
+_CONTROL_ESCAPE = re.compile(r"\\(?:x[01]|x\{0*1?[0-9a-fA-F]\}|u00[01]|u\{0*1?[0-9a-fA-F]\}|c[A-Za-z]|[0-7ave])")
 
 
 class Emitter:
@@ -190,7 +193,7 @@ class Emitter:
             node["properties"] = {name: self._ref(term) for name, term in listed.items()}
         if shape.required:
             node["required"] = list(shape.required)
-        patterns = {pattern: self._ref(term) for pattern, term in shape.patterns}
+        patterns = {_spelled(pattern): self._ref(term) for pattern, term in shape.patterns}
         if patterns:
             node["patternProperties"] = patterns
         node["additionalProperties"] = self._ref(shape.additional)
@@ -387,10 +390,12 @@ def string_nodes(shape: String) -> list[Node]:
         raise Unsupported("format", f"{refused[0]!r} is a format that the engine cannot enforce")
     if shape.not_patterns:
         raise Unsupported("not", "strings without a pattern in them cannot be enumerated")
-    rules: list[Node] = [{"pattern": pattern} for pattern in shape.patterns]
+    if any(_UNSPELLED.search(value) for value in shape.values or ()):
+        raise Unsupported("enum", "control characters that have no short escape are not spelled")
+    rules: list[Node] = [{"pattern": _spelled(pattern)} for pattern in shape.patterns]
     rules += [{"pattern": PATTERNS[name]} if name in PATTERNS else {"format": name} for name in shape.formats]
     if shape.excluded:
-        rules.append({"pattern": f"^{_without_words(sorted(shape.excluded))}$"})
+        rules.append({"pattern": _spelled(f"^{_without_words(sorted(shape.excluded))}$")})
     if shape.values is not None:
         if not rules:
             return [{"enum": list(shape.values)}]
@@ -403,6 +408,13 @@ def string_nodes(shape: String) -> list[Node]:
     if len(rules) == 1:
         return [{**node, **rules[0]}]
     return [{"allOf": [node, *({"type": "string", **rule} for rule in rules)]}] if rules else [node]
+
+
+def _spelled(pattern: str) -> str:
+    """Without \\uXXXX (see llg_compile.py) the engine would leave out a control character that a pattern asks for."""
+    if _UNSPELLED.search(pattern) or _CONTROL_ESCAPE.search(pattern):
+        raise Unsupported("pattern", "control characters that have no short escape are not spelled")
+    return pattern
 
 
 def _without_words(words: list[str]) -> str:
