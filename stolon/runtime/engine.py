@@ -8,6 +8,7 @@ import itertools
 import os
 import random
 import time
+import weakref
 from array import array
 from collections import deque
 from collections.abc import AsyncGenerator, Generator, Iterable, Sequence
@@ -67,6 +68,8 @@ class Engine:
         )
         self._core = EngineCore(self._scheduler, runner, self.tokenizer)
         self._thread = EngineThread(self._core)
+        # a thread that still computes while the interpreter winds up would abort the process
+        self._at_exit = weakref.finalize(self, self._thread.stop)
         self._ids = itertools.count()
         seed = config.random_seed
         self._seeds = random.SystemRandom() if seed is None else random.Random(seed)

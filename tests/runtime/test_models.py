@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from stolon.runtime.models.linear import round_rows
 from stolon.runtime.runner import ModelRunner
 from tests.runtime.families import FAMILIES, VOCAB, Driver, make_family, make_runner, random_prompts
 
@@ -84,3 +85,9 @@ def test_a_sharded_checkpoint_gives_the_same(tmp_path: Path) -> None:
     (prompt,) = random_prompts([30])
     one, many = make_runner(tmp_path / "one"), make_runner(tmp_path / "many")
     assert torch.equal(log_probabilities(one, prompt), log_probabilities(many, prompt))
+
+
+def test_many_row_counts_come_down_to_few_and_no_row_is_lost() -> None:
+    counts = {round_rows(rows) for rows in range(1, 513)}
+    assert len(counts) < 100
+    assert all(rows <= round_rows(rows) <= rows * 1.13 for rows in range(1, 5000))

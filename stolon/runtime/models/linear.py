@@ -59,7 +59,8 @@ class PackedLinear:
     """oneDNN product with weights packed once.
 
     A few rows are padded to `least_rows`: for float32 a single row would take another kernel with another order of
-    summation (a row's result must not depend on its company), for bfloat16 four rows are as fast as two.
+    summation (a row's result must not depend on its company), for bfloat16 four rows are as fast as two. Many rows are
+    padded to a round number, see `round_rows`.
     """
 
     def __init__(self, weight: Tensor, bias: Tensor | None, *, plain_copy: bool) -> None:
@@ -75,9 +76,19 @@ class PackedLinear:
             if self.bias is not None:
                 product += self.bias  # torch.addmv would do both, eight times slower than the product alone
             return product.unsqueeze(0)
-        if rows >= self.least_rows:
+        more = max(round_rows(rows), self.least_rows) - rows
+        if not more:
             return _packed_product(x, self.packed, self.bias)
-        return _packed_product(functional.pad(x, (0, 0, 0, self.least_rows - rows)), self.packed, self.bias)[:rows]
+        return _packed_product(functional.pad(x, (0, 0, 0, more)), self.packed, self.bias)[:rows]
+
+
+def round_rows(rows: int) -> int:
+    """`rows`, or a few more, so that few different numbers occur: oneDNN compiles a product for each number of rows and
+    keeps it, with 100 kB and more of memory, 1,024 times over before it forgets one."""
+    if rows <= 64:
+        return rows
+    step = 8 if rows <= 256 else 32
+    return -(-rows // step) * step
 
 
 def _packed_product(x: Tensor, packed: Tensor, bias: Tensor | None) -> Tensor:
