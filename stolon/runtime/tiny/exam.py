@@ -30,7 +30,7 @@ class Item:
 
     prompt: str
     is_right: Callable[[str], bool]
-    max_tokens: int = 48
+    max_tokens: int = 96
     stop: str = ""
 
 
@@ -194,23 +194,24 @@ def _labels(rng: Random) -> list[Task]:
 
 def _json(rng: Random) -> list[Task]:
     objects: list[Item] = []
-    extractions: list[Item] = []
+    extractions: dict[str, list[Item]] = {"known": [], "unseen": []}
     for index in range(40):
         kind, value = corpus_json.made_up_object(rng)
         order = corpus_json.OBJECT_ORDERS.exam[index % 2].format(x=kind, k=corpus_json.listed(rng, list(value)))
         objects.append(Item(ask(order), _has_keys(list(value)), max_tokens=120))
+        known = "known" if index % 2 else "unseen"
         person = {
-            "name": rng.choice(EXAM_NAMES),
+            "name": rng.choice(NAMES if index % 2 else EXAM_NAMES),
             "age": rng.randint(18, 80),
             "city": rng.choice(COUNTRIES).capital,
             "job": rng.choice(JOBS),
         }
         text = corpus_json.PERSON_TEXTS.exam[0].format(**person)
         order = corpus_json.EXTRACT_ORDERS.exam[0].format(k="name, age, city and job", t=text)
-        extractions.append(Item(ask(order), equals_json(person), max_tokens=80))
+        extractions[known].append(Item(ask(order), equals_json(person), max_tokens=80))
     return [
         Task("JSON object, exactly the asked keys", objects),
-        Task("JSON extraction, all four values", extractions),
+        *(Task(f"JSON extraction of four values, {kind} names", items) for kind, items in extractions.items()),
     ]
 
 
@@ -253,15 +254,17 @@ def _tools(rng: Random) -> list[Task]:
 
 
 def _talk(rng: Random) -> list[Task]:
-    names: list[Item] = []
-    for index in range(36):
-        name, color = EXAM_NAMES[index % 12], rng.choice(THINGS["color"])
+    names: dict[str, list[Item]] = {"known": [], "unseen": []}
+    for index in range(48):
+        known = "known" if index >= 24 else "unseen"
+        name = rng.choice(NAMES) if index >= 24 else EXAM_NAMES[index % 12]
+        color = rng.choice(THINGS["color"])
         turns = (
             corpus_talk.NAME_LINES.exam[0].format(n=name), f"Nice to meet you, {name}!",
             f"My favorite color is {color}.", f"{capital_letter(color)} is a nice color.",
             corpus_talk.NAME_QUESTIONS.exam[0],
         )  # fmt: skip
-        names.append(Item(ask(*turns, system=SYSTEM if index % 2 else ""), contains(name)))
+        names[known].append(Item(ask(*turns, system=SYSTEM if index % 2 else ""), contains(name)))
     unknown = [
         Item(ask(f"{lead} {subject}?"), equals(SORRY))
         for subject in UNSEEN_SUBJECTS
@@ -275,7 +278,7 @@ def _talk(rng: Random) -> list[Task]:
             prompt = ask(f"Judge the originality of this text about {topic} from 1 to 10.\n{shown}")
             judged.append(Item(prompt, lambda reply, good=good: _score_fits(reply, good)))
     return [
-        Task("name remembered, unseen names", names),
+        *(Task(f"name remembered, {kind} names", items) for kind, items in names.items()),
         Task("not known, unseen subjects", unknown),
         Task("judge: high or low score", judged),
     ]
@@ -304,7 +307,7 @@ def _tips(rng: Random) -> list[Task]:
         pair = rng.sample(tips, 2)
         head = f"Here are two tips for {topic}: 1. {pair[0].noun}. 2. {pair[1].noun}.\n\n"
         for number, tip in enumerate(pair, 1):
-            prompt = f"{head}Now, please expand tip {number} into a detailed paragraph:\n"
+            prompt = f"{head}Now expand tip {number} into a full paragraph:\n"
             forks.append(Item(prompt, contains(tip.text), stop="\n\n"))
     tasks = [Task(f"expanding tip {number} of 3", items) for number, items in expansions.items()]
     return [Task("tips for a topic", lists), *tasks, Task("fork: two tips in plain text", forks)]
