@@ -20,7 +20,8 @@ from tempfile import TemporaryDirectory
 import torch
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
-from torch import Tensor, distributed, multiprocessing
+from torch import Tensor, distributed
+from torch.multiprocessing.spawn import spawn
 from torch.nn import functional
 
 from . import MODEL_DIR
@@ -163,7 +164,7 @@ def _work(rank: int, recipe: Recipe, meeting: str) -> None:
 
 def train(recipe: Recipe) -> None:
     with TemporaryDirectory() as folder:
-        multiprocessing.spawn(_work, (recipe, f"{folder}/meeting"), nprocs=recipe.workers)
+        spawn(_work, (recipe, f"{folder}/meeting"), nprocs=recipe.workers)
 
 
 def _recipe() -> Recipe:
