@@ -9,7 +9,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 
 # Runs in a fresh interpreter in which the packages of the `local` extra cannot be found.
-SCRIPT = '''
+SCRIPT = """
 import asyncio, json, sys, threading
 
 class Absent:
@@ -71,7 +71,7 @@ except ImportError as error:
     assert "stolon[local]" in str(error), error
 else:
     raise AssertionError("a runtime without torch")
-'''
+"""
 
 
 def test_remote_backends_need_nothing_of_the_local_extra(tmp_path: Path) -> None:
