@@ -12,7 +12,7 @@ format:
 types:
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m ruff format --check .
-	$(PYTHON) -m pyright
+	$(PYTHON) -m pyright --pythonpath $(PYTHON)
 
 test:
 	$(PYTHON) -m pytest -q

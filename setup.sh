@@ -60,5 +60,5 @@ fi
 pip install --quiet --editable '.[local,dev]'
 .venv/bin/ruff check .
 .venv/bin/ruff format --check .
-.venv/bin/pyright
+.venv/bin/pyright --pythonpath .venv/bin/python
 exec .venv/bin/python -m pytest -q
