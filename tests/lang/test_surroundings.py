@@ -150,7 +150,15 @@ def test_a_read_on_the_hubs_own_thread_is_refused_instead_of_hanging(scripted):
     assert "await s.get('x')" in str(caught.value.__cause__)
 
 
-def test_control_c_in_a_blocking_read_aborts_and_is_raised(scripted):
+@pytest.fixture
+def control_c():
+    """Python's own handler: a test run that was started in the background ignores the signal."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_control_c_in_a_blocking_read_aborts_and_is_raised(scripted, control_c):
     backend = scripted("r", latency_s=30)
 
     def interrupt():
