@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from .constraint import Constraint
 from .errors import UnsupportedError
 from .prompt import Prompt
 from .types import Delta, SamplingParams, Score, Usage
@@ -16,6 +17,7 @@ class Capabilities:
     """What a backend can honour. The interpreter refuses the rest at the user's line, before anything is sent.
 
     params: names of the `SamplingParams` fields that are honoured
+    constraints: kinds of `Constraint` that are honoured
     """
 
     params: frozenset[str]
@@ -26,6 +28,7 @@ class Capabilities:
     )
     score: bool = False  # log-probabilities of given options
     choose: bool = False  # can answer with exactly one of given options
+    constraints: frozenset[str] = frozenset()
     refusals: tuple[tuple[str, str], ...] = ()  # (argument, why it cannot be honoured and what to do)
 
 
@@ -33,6 +36,7 @@ class Capabilities:
 class GenerateRequest:
     """One generation as it leaves the language.
 
+    constraint: the form that the text of each answer must have
     program: id of the running program (0: none); its branches share it
     width: how many sibling requests of a fork, or options of a select, come with the same prefix
     timeout_s: seconds until the answer must be whole
@@ -40,6 +44,7 @@ class GenerateRequest:
 
     prompt: Prompt
     params: SamplingParams = field(default_factory=SamplingParams)
+    constraint: Constraint | None = None
     program: int = 0
     width: int = 1
     priority: int = 0
@@ -59,6 +64,9 @@ class Backend(Protocol):
     def stream(self, request: GenerateRequest) -> AsyncIterator[Delta]:
         """Answer `request` step by step; for each index the last delta has a finish reason."""
         ...
+
+    async def check(self, constraint: Constraint) -> None:
+        """Refuse a constraint that cannot hold, before anything is generated. Raises InvalidRequest."""
 
     async def score(self, prompt: Prompt, options: Sequence[str], *, unconditional: bool = False) -> list[Score]:
         """How likely each option is after `prompt`, in the order given."""
