@@ -21,6 +21,12 @@ class Range:
         """Whether `value` is inside; NaN never is."""
         return (value > self.low if self.open_low else value >= self.low) and value <= self.high
 
+    def schema(self) -> dict[str, object]:
+        """The same bounds as JSON schema."""
+        found: dict[str, object] = {"type": "integer" if self.whole else "number"}
+        found["exclusiveMinimum" if self.open_low else "minimum"] = self.low
+        return found if self.high == math.inf else {**found, "maximum": self.high}
+
     def __str__(self) -> str:
         low, high = f"{_plain(self.low)}", f"{_plain(self.high)}"
         if self.high == math.inf:
@@ -35,6 +41,10 @@ class Length:
     low: int = 0
     high: int
     unit: str = "items"
+
+    def schema(self, least: str, most: str) -> dict[str, object]:
+        """The same bounds as JSON schema, whose keywords for this kind of thing are given."""
+        return {**({least: self.low} if self.low else {}), most: self.high}
 
 
 def _plain(bound: float) -> str:
@@ -89,6 +99,7 @@ LOGIT_BIAS = Range(low=-100, high=100)
 
 LENGTHS: dict[str, Length] = {
     "messages": Length(low=1, high=4096, unit="messages"),
+    "parts": Length(high=4096, unit="parts"),  # of one message
     "prompts": Length(low=1, high=1024, unit="prompts"),
     "stop": Length(high=4, unit="strings"),
     "stop_characters": Length(low=1, high=256, unit="characters"),

@@ -5,24 +5,33 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from jsonschema import Draft202012Validator
 
 from stolon.runtime.server import chat, completions, errors, generate, scoring
 from stolon.runtime.server.body import parse
 from stolon.runtime.server.errors import HttpError
-from stolon.runtime.server.fields import Check, read
-from stolon.runtime.server.sampling import UNSUPPORTED
+from stolon.runtime.server.fields import Field
+from tests.server.expected import CHAT, GOOD, SCORE, TEXT
 
-TABLES: dict[str, dict[str, Check]] = {
-    "chat": chat._table(300),
-    "completions": completions._table(300),
-    "generate": generate._table(300),
-    "score": scoring._TABLE,
+BODIES: dict[str, Field[dict[str, Any]]] = {
+    "chat": chat.request_body(300),
+    "completions": completions.request_body(300),
+    "generate": generate.request_body(300),
+    "score": scoring.REQUEST_BODY,
 }
+NEEDED: dict[str, dict[str, Any]] = {
+    "chat": GOOD[CHAT],
+    "completions": GOOD[TEXT],
+    "generate": {},
+    "score": GOOD[SCORE],
+}
+FIELDS = {name: sorted(cast("dict[str, Any]", body.schema["properties"])) for name, body in BODIES.items()}
+SCHEMAS = {name: Draft202012Validator(body.schema) for name, body in BODIES.items()}
 
 numbers = st.integers() | st.floats() | st.sampled_from([2**63, -(2**63), 10**400, 1e308, 0.0, -0.0])
 leaves = st.none() | st.booleans() | numbers | st.text(max_size=20) | st.just("x" * 300)
@@ -59,13 +68,12 @@ def test_what_json_can_say_is_read_as_it_was_written(value: dict[str, Any]) -> N
         assert found == value
 
 
-@pytest.mark.parametrize("name", TABLES)
+@pytest.mark.parametrize("name", BODIES)
 @settings(max_examples=100)
 @given(data=st.data())
 def test_any_value_in_any_field_is_taken_or_refused(name: str, data: st.DataObject) -> None:
-    table = TABLES[name]
-    field, value = data.draw(st.sampled_from(sorted(table))), data.draw(values)
-    found = outcome(lambda: read({field: value}, table, unsupported=UNSUPPORTED))
+    field, value = data.draw(st.sampled_from(FIELDS[name])), data.draw(values)
+    found = outcome(lambda: BODIES[name]("", {**NEEDED[name], field: value}))
     if isinstance(found, HttpError):
         assert (found.param or "").startswith(field)
     else:
@@ -78,3 +86,18 @@ def test_an_error_is_json_and_short_whatever_it_repeats(message: str, param: str
     raw = errors.body(HttpError(400, "x", message, param))
     assert len(raw) <= 4096
     assert set(json.loads(raw)["error"]) == {"message", "type", "param", "code"}
+
+
+@pytest.mark.parametrize("name", BODIES)
+@settings(max_examples=100)
+@given(data=st.data())
+def test_what_is_taken_fits_the_schema_and_what_breaks_it_is_refused(name: str, data: st.DataObject) -> None:
+    value = {**NEEDED[name], data.draw(st.sampled_from(FIELDS[name])): data.draw(values)}
+    found = outcome(lambda: BODIES[name]("", value))
+    if not isinstance(found, HttpError):
+        SCHEMAS[name].validate(value)
+
+
+@pytest.mark.parametrize("name", BODIES)
+def test_the_schema_of_a_body_is_one(name: str) -> None:
+    Draft202012Validator.check_schema(BODIES[name].schema)

@@ -69,6 +69,9 @@ def of_a_length(name: str, count: int) -> tuple[str, dict[str, Any], str]:
     match name:
         case "messages":
             return CHAT, {**chat, "messages": HELLO * count}, "messages"
+        case "parts":
+            parts = [{"type": "text", "text": "a"}] * count
+            return CHAT, {**chat, "messages": [{"role": "user", "content": parts}]}, "messages[0].content"
         case "prompts":
             return TEXT, {**text, "prompt": ["a"] * count}, "prompt"
         case "stop":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import time
 from dataclasses import dataclass
+from typing import Any
 
 from aiohttp import web
 
@@ -14,16 +15,16 @@ from . import wire
 from .answers import Answer, Question, ask_all, collect
 from .body import JsonObject, read_object
 from .errors import invalid
-from .fields import Check, Values, boolean, number, read
-from .prompts import check_model, encode_chat, fit, messages, missing
+from .fields import Check, Field, Values, boolean, number, object_of
+from .prompts import check_model, encode_chat, fit, messages
 from .sampling import UNSUPPORTED, openai_params, openai_table
 from .service import Engine, Service, Tokenizer
 from .stream import send
 
 
 @functools.lru_cache(maxsize=4)
-def _table(vocab_size: int) -> dict[str, Check]:
-    return {
+def request_body(vocab_size: int) -> Field[dict[str, Any]]:
+    table: dict[str, Check] = {
         **openai_table(vocab_size),
         "messages": messages,
         "max_completion_tokens": number(NUMBERS["max_completion_tokens"]),
@@ -32,6 +33,7 @@ def _table(vocab_size: int) -> dict[str, Check]:
         "continue_final_message": boolean,
         "add_generation_prompt": boolean,
     }
+    return object_of(table, required=("model", "messages"), unsupported=UNSUPPORTED)
 
 
 async def answer(service: Service, request: web.Request) -> web.StreamResponse:
@@ -39,7 +41,7 @@ async def answer(service: Service, request: web.Request) -> web.StreamResponse:
     with service.admitted() as engine:
         found = await read_object(request, limit_bytes=settings.body_limit_bytes, timeout_s=settings.body_timeout_s)
         check_model(found, engine)
-        values = read(found, _table(engine.vocab_size), unsupported=UNSUPPORTED)
+        values = request_body(engine.vocab_size)("", found)
         question = await _question(engine, values, settings.request_timeout_s)
         head = _Head(wire.new_id("chatcmpl"), int(time.time()), engine.model_name)
         if values.get("stream", False):
@@ -54,9 +56,7 @@ async def answer(service: Service, request: web.Request) -> web.StreamResponse:
 
 
 async def _question(engine: Engine, values: Values, timeout_s: float) -> Question:
-    if "messages" not in values:
-        raise missing("messages")
-    prompt = await encode_chat(engine, values.get("messages", []), continue_final=_continues(values))
+    prompt = await encode_chat(engine, values["messages"], continue_final=_continues(values))
     name, wanted = _max_tokens(values)
     params = openai_params(
         values, max_tokens=fit(engine, prompt, wanted, None, name), logprobs=_wanted_logprobs(values)

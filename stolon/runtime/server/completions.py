@@ -6,6 +6,7 @@ import functools
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from aiohttp import web
 
@@ -15,8 +16,8 @@ from . import wire
 from .answers import Answer, Question, Reply, ask_all, collect
 from .body import JsonObject, read_object
 from .errors import invalid
-from .fields import Check, Values, boolean, number, read
-from .prompts import check_model, encode_text, fit, missing, prompt_list
+from .fields import Check, Field, Values, boolean, number, object_of
+from .prompts import check_model, encode_text, fit, prompt_list
 from .sampling import UNSUPPORTED, most_answers, openai_params, openai_table
 from .service import Engine, Service, Tokenizer
 from .stream import send
@@ -25,15 +26,16 @@ _DEFAULT_TOKENS = 16  # OpenAI's
 
 
 @functools.lru_cache(maxsize=4)
-def _table(vocab_size: int) -> dict[str, Check]:
-    return {
+def request_body(vocab_size: int) -> Field[dict[str, Any]]:
+    table: dict[str, Check] = {
         **openai_table(vocab_size),
         "max_tokens": number(NUMBERS["max_tokens_with_echo"]),
-        "prompt": lambda path, value: prompt_list(path, value, vocab_size),
+        "prompt": prompt_list(vocab_size),
         "logprobs": number(NUMBERS["logprobs"]),
         "echo": boolean,
         "best_of": number(NUMBERS["best_of"]),
     }
+    return object_of(table, required=("model", "prompt"), unsupported=UNSUPPORTED)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,10 +64,8 @@ async def answer(service: Service, request: web.Request) -> web.StreamResponse:
     with service.admitted() as engine:
         found = await read_object(request, limit_bytes=settings.body_limit_bytes, timeout_s=settings.body_timeout_s)
         check_model(found, engine)
-        values = read(found, _table(engine.vocab_size), unsupported=UNSUPPORTED)
-        if "prompt" not in values:
-            raise missing("prompt")
-        prompts: list[str | list[int]] = values.get("prompt", [])
+        values = request_body(engine.vocab_size)("", found)
+        prompts: list[str | list[int]] = values["prompt"]
         drawn = _check(values, len(prompts))
         questions = await _questions(engine, values, prompts, drawn, settings.request_timeout_s)
         form = _form(engine, values, prompts)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -15,10 +14,10 @@ from . import wire
 from .answers import Question, ask_all, collect
 from .body import read_object
 from .errors import invalid
-from .fields import Check, Values, boolean, entries, ids, number, read, string, token_ids, wrong_type
+from .fields import Check, Field, Values, boolean, list_of, number, object_of, string, token_ids, wrong_type
 from .native import Form, NativeEvents, replies
-from .prompts import Messages, encode_chat, encode_text, fit, messages
-from .sampling import UNSUPPORTED, most_answers, native_params, native_table, native_values
+from .prompts import Messages, encode_chat, encode_text, fit, messages, token_list
+from .sampling import UNSUPPORTED, most_answers, native_params, native_sampling
 from .service import Engine, Service
 from .stream import send
 
@@ -35,14 +34,13 @@ class _Batch:
 
 
 @functools.lru_cache(maxsize=4)
-def _table(vocab_size: int) -> dict[str, Check]:
-    sampling = native_table(vocab_size)
-    return {
-        "text": _texts,
-        "input_ids": lambda path, value: _token_lists(path, value, vocab_size),
-        "messages": _conversations,
+def request_body(vocab_size: int) -> Field[dict[str, Any]]:
+    table: dict[str, Check] = {
+        "text": _texts(),
+        "input_ids": _nested(token_list(vocab_size), "token ids"),
+        "messages": _nested(messages, "messages"),
         "continue_final_message": boolean,
-        "sampling_params": lambda path, value: _sampling(path, value, sampling),
+        "sampling_params": _one_or_list(native_sampling(vocab_size)),
         "stream": boolean,
         "incremental": boolean,
         "return_logprob": boolean,
@@ -54,6 +52,7 @@ def _table(vocab_size: int) -> dict[str, Check]:
         "priority": number(NUMBERS["priority"]),
         "rid": string(LENGTHS["request_id"]),
     }
+    return object_of(table, unsupported=UNSUPPORTED)
 
 
 async def answer(service: Service, request: web.Request) -> web.StreamResponse:
@@ -61,7 +60,7 @@ async def answer(service: Service, request: web.Request) -> web.StreamResponse:
     with service.admitted() as engine:
         began_s = time.monotonic()
         found = await read_object(request, limit_bytes=settings.body_limit_bytes, timeout_s=settings.body_timeout_s)
-        values = read(found, _table(engine.vocab_size), unsupported=UNSUPPORTED)
+        values = request_body(engine.vocab_size)("", found)
         name, given = _given(values)
         questions = await _questions(engine, values, name, given, settings.request_timeout_s)
         form = Form(
@@ -148,49 +147,39 @@ def _for_each(sampling: dict[str, Any] | list[dict[str, Any]], count: int) -> li
     return sampling
 
 
-def _sampling(path: str, value: object, table: Mapping[str, Check]) -> dict[str, Any] | list[dict[str, Any]]:
-    if not isinstance(value, list):
-        return native_values(path, value, table)
-    listed = cast("list[object]", value)
-    return [native_values(f"{path}[{index}]", entry, table) for index, entry in enumerate(listed)]
+def _one_or_list(each: Field[Any]) -> Field[Any]:
+    """One, or a list of such, which becomes a batch."""
+    several = list_of(each, LENGTHS["prompts"])
+
+    def check(path: str, value: object) -> object:
+        return several(path, cast(object, value)) if isinstance(value, list) else each(path, value)
+
+    return Field({"anyOf": [each.schema, several.schema]}, check)
 
 
-def _texts(path: str, value: object) -> str | _Batch:
-    if isinstance(value, str):
-        return value
-    one = string()
-    return _Batch([one(f"{path}[{index}]", entry) for index, entry in enumerate(_batch(path, value, "a string"))])
+def _texts() -> Field[str | _Batch]:
+    one, several = string(), list_of(string(), LENGTHS["prompts"])
+
+    def check(path: str, value: object) -> str | _Batch:
+        if isinstance(value, str):
+            return value
+        if not isinstance(value, list):
+            raise wrong_type(path, "a string or a list of such", value)
+        return _Batch(several(path, cast(object, value)))
+
+    return Field({"anyOf": [one.schema, several.schema]}, check)
 
 
-def _token_lists(path: str, value: object, vocab_size: int) -> list[int] | _Batch:
-    found = _listed(path, value, "token ids")
-    if not isinstance(found[0], list):
-        return ids(path, found, vocab_size)
-    rows = _batch(path, value, "token ids")
-    return _Batch([ids(at, _listed(at, row, "token ids"), vocab_size) for at, row in _placed(path, rows)])
+def _nested(one: Field[Any], what: str) -> Field[Any]:
+    """A list, or a list of such lists, which is a batch."""
+    several = list_of(one, LENGTHS["prompts"])
 
+    def check(path: str, value: object) -> object:
+        if not isinstance(value, list):
+            raise wrong_type(path, f"a list of {what}", value)
+        if not value:
+            raise invalid(f"{path} is empty", path)
+        found = cast("list[object]", value)
+        return _Batch(several(path, found)) if isinstance(found[0], list) else one(path, found)
 
-def _conversations(path: str, value: object) -> Messages | _Batch:
-    found = _listed(path, value, "messages")
-    if not isinstance(found[0], list):
-        return messages(path, found)
-    return _Batch([messages(at, each) for at, each in _placed(path, _batch(path, value, "messages"))])
-
-
-def _placed(path: str, found: Sequence[object]) -> list[tuple[str, object]]:
-    return [(f"{path}[{index}]", entry) for index, entry in enumerate(found)]
-
-
-def _batch(path: str, value: object, what: str) -> list[object]:
-    if not isinstance(value, list):
-        raise wrong_type(path, f"{what} or a list of such", value)
-    return entries(path, cast(object, value), LENGTHS["prompts"])
-
-
-def _listed(path: str, value: object, what: str) -> list[object]:
-    """A list that is not empty."""
-    if not isinstance(value, list):
-        raise wrong_type(path, f"a list of {what}", value)
-    if not value:
-        raise invalid(f"{path} is empty", path)
-    return cast("list[object]", value)
+    return Field({"anyOf": [one.schema, several.schema]}, check)

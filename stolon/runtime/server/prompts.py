@@ -11,18 +11,47 @@ from .. import limits
 from ..limits import LENGTHS
 from .body import JsonObject
 from .errors import HttpError, invalid
-from .fields import Check, describe, entries, ids, mapping, one_of, read, string, wrong_type
+from .fields import (
+    Field,
+    describe,
+    entries,
+    ids,
+    list_of,
+    mapping,
+    missing,
+    object_of,
+    one_of,
+    string,
+    token_id,
+    wrong_type,
+)
 from .sampling import UNSUPPORTED
 from .service import ChatTemplate, Engine
 
 Messages = list[dict[str, str]]
 
-_MESSAGE: dict[str, Check] = {
-    "role": one_of("system", "developer", "user", "assistant", "tool"),
-    "content": lambda path, value: _content(path, value),
-    "name": string(LENGTHS["name"]),
-    "tool_call_id": string(LENGTHS["name"]),
-}
+_PART = object_of({"type": one_of("text"), "text": string()}, required=("type", "text"))
+
+
+def _part(path: str, value: object) -> str:
+    kind = mapping(path, value).get("type")
+    if isinstance(kind, str) and kind != "text":
+        message = f"{path}.type: only parts of type 'text' are understood, got {describe(kind)}"
+        raise invalid(message, f"{path}.type", "unsupported_content")
+    return _PART(path, value)["text"]
+
+
+_PARTS = list_of(Field(_PART.schema, _part), LENGTHS["parts"])
+
+
+def _content(path: str, value: object) -> str:
+    """Text, or a list of parts that are all text."""
+    if isinstance(value, str):
+        return value
+    if not isinstance(value, list):
+        raise wrong_type(path, "a string or a list of parts", value)
+    return "".join(_PARTS(path, cast(object, value)))
+
 
 _NOT_IN_A_MESSAGE = {
     **UNSUPPORTED,
@@ -32,51 +61,27 @@ _NOT_IN_A_MESSAGE = {
 }
 
 
-def messages(path: str, value: object) -> Messages:
-    """A conversation of at least one message."""
-    found = entries(path, value, LENGTHS["messages"])
-    return [_message(f"{path}[{index}]", entry) for index, entry in enumerate(found)]
+_MESSAGE = object_of(
+    {
+        "role": one_of("system", "developer", "user", "assistant", "tool"),
+        "content": Field({"anyOf": [{"type": "string"}, _PARTS.schema]}, _content),
+        "name": string(LENGTHS["name"]),
+        "tool_call_id": string(LENGTHS["name"]),
+    },
+    required=("role", "content"),
+    unsupported=_NOT_IN_A_MESSAGE,
+)
 
 
 def _message(path: str, value: object) -> dict[str, str]:
-    found = mapping(path, value)
-    fields = cast("dict[str, str]", read(found, _MESSAGE, unsupported=_NOT_IN_A_MESSAGE, prefix=f"{path}."))
-    for name in ("role", "content"):
-        if name not in fields:
-            raise missing(f"{path}.{name}")
+    fields: dict[str, str] = _MESSAGE(path, value)
     if fields["role"] == "developer":
         fields["role"] = "system"
     return fields
 
 
-def _content(path: str, value: object) -> str:
-    """Text, or a list of parts that are all text."""
-    if isinstance(value, str):
-        return value
-    if not isinstance(value, list):
-        raise wrong_type(path, "a string or a list of parts", value)
-    parts = cast("list[object]", value)
-    return "".join(_part(f"{path}[{index}]", part) for index, part in enumerate(parts))
-
-
-_PART: dict[str, Check] = {"type": one_of("text"), "text": string()}
-
-
-def _part(path: str, value: object) -> str:
-    found = mapping(path, value)
-    kind = found.get("type")
-    if isinstance(kind, str) and kind != "text":
-        message = f"{path}.type: only parts of type 'text' are understood, got {describe(kind)}"
-        raise invalid(message, f"{path}.type", "unsupported_content")
-    fields = read(found, _PART, unsupported={}, prefix=f"{path}.")
-    for name in _PART:
-        if name not in fields:
-            raise missing(f"{path}.{name}")
-    return cast(str, fields["text"])
-
-
-def missing(path: str) -> HttpError:
-    return invalid(f"{path} is missing", path, "missing_parameter")
+# a conversation of at least one message
+messages: Field[Messages] = list_of(Field(_MESSAGE.schema, _message), LENGTHS["messages"])
 
 
 def chat_of(engine: Engine, conversation: Messages, *, continue_final: bool) -> ChatTemplate:
@@ -133,13 +138,19 @@ def fit(engine: Engine, prompt: Sequence[int], wanted: int | None, default: int 
     return room if default is None else min(default, room)
 
 
-def prompt_list(path: str, value: object, vocab_size: int) -> list[str | list[int]]:
+def prompt_list(vocab_size: int) -> Field[list[str | list[int]]]:
     """OpenAI's `prompt`: a string, a list of strings, token ids or a list of lists of them."""
-    try:
-        return _prompt_list(path, value, vocab_size)
-    except HttpError as error:
-        error.param = path  # the message has the place in the list
-        raise
+
+    def check(path: str, value: object) -> list[str | list[int]]:
+        try:
+            return _prompt_list(path, value, vocab_size)
+        except HttpError as error:
+            error.param = path  # the message has the place in the list
+            raise
+
+    text, tokens = string(), token_list(vocab_size)
+    several = [list_of(each, LENGTHS["prompts"]).schema for each in (text, tokens)]
+    return Field({"anyOf": [text.schema, tokens.schema, *several]}, check)
 
 
 def _prompt_list(path: str, value: object, vocab_size: int) -> list[str | list[int]]:
@@ -167,9 +178,20 @@ def _text(path: str, value: object) -> str:
 def _tokens(path: str, value: object, vocab_size: int) -> list[int]:
     if not isinstance(value, list):
         raise wrong_type(path, "a list of token ids, as the first prompt is", value)
-    if not value:
-        raise invalid(f"{path} is empty", path)
-    return ids(path, cast("list[object]", value), vocab_size)
+    return token_list(vocab_size)(path, cast(object, value))
+
+
+def token_list(vocab_size: int) -> Field[list[int]]:
+    """Token ids, at least one; how many there may be is the model's to say."""
+
+    def check(path: str, value: object) -> list[int]:
+        if not isinstance(value, list):
+            raise wrong_type(path, "a list of token ids", value)
+        if not value:
+            raise invalid(f"{path} is empty", path)
+        return ids(path, cast("list[object]", value), vocab_size)
+
+    return Field({"type": "array", "items": token_id(vocab_size).schema, "minItems": 1}, check)
 
 
 def check_model(found: JsonObject, engine: Engine) -> None:

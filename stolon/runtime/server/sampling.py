@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from ...lang.types import SamplingParams
@@ -11,14 +10,15 @@ from ..limits import LENGTHS, NATIVE_NUMBERS, NUMBERS
 from .errors import invalid
 from .fields import (
     Check,
+    Field,
     Values,
     boolean,
     ignored,
     logit_bias,
     mapping,
     number,
+    object_of,
     one_of,
-    read,
     string,
     strings,
     token_ids,
@@ -63,21 +63,22 @@ UNSUPPORTED: dict[str, str] = {
 
 IGNORED = ("user", "metadata", "store", "service_tier")
 
-_STREAM_OPTIONS: dict[str, Check] = {"include_usage": boolean}
+_STREAM_OPTIONS = object_of({"include_usage": boolean})
 
 
-def _stream_options(path: str, value: object) -> bool:
+def _with_usage(path: str, value: object) -> bool:
     """Whether usage is asked for."""
-    found = read(mapping(path, value), _STREAM_OPTIONS, unsupported={}, prefix=f"{path}.")
-    return found.get("include_usage", False)
+    return _STREAM_OPTIONS(path, value).get("include_usage", False)
+
+
+_RESPONSE_FORMAT = object_of({"type": one_of("text")})
 
 
 def _response_format(path: str, value: object) -> object:
-    found = mapping(path, value)
-    kind = found.get("type")
+    kind = mapping(path, value).get("type")
     if kind in ("json_object", "json_schema", "structural_tag"):
         raise invalid(f"{path}.type '{kind}': {_CONSTRAINT}", f"{path}.type", "unsupported_parameter")
-    return read(found, {"type": one_of("text")}, unsupported={}, prefix=f"{path}.")
+    return _RESPONSE_FORMAT(path, value)
 
 
 def openai_table(vocab_size: int) -> dict[str, Check]:
@@ -99,9 +100,9 @@ def openai_table(vocab_size: int) -> dict[str, Check]:
         "include_stop_str_in_output": boolean,
         "no_stop_trim": boolean,
         "stream": boolean,
-        "stream_options": _stream_options,
+        "stream_options": Field(_STREAM_OPTIONS.schema, _with_usage),
         "cache_salt": string(LENGTHS["cache_salt"]),
-        "response_format": _response_format,
+        "response_format": Field(_RESPONSE_FORMAT.schema, _response_format),
         **dict.fromkeys(IGNORED, ignored),
     }
 
@@ -130,9 +131,9 @@ _NATIVE_NAMES = (
 )
 
 
-def native_table(vocab_size: int) -> dict[str, Check]:
-    """The fields of `sampling_params`."""
-    return {
+def native_sampling(vocab_size: int) -> Field[dict[str, Any]]:
+    """`sampling_params`."""
+    table: dict[str, Check] = {
         **{name: number(NATIVE_NUMBERS[name]) for name in _NATIVE_NAMES.split()},
         "top_k": number(NATIVE_NUMBERS["top_k"]),
         "stop": strings(LENGTHS["native_stop"], LENGTHS["stop_characters"]),
@@ -142,12 +143,9 @@ def native_table(vocab_size: int) -> dict[str, Check]:
         "ignore_eos": boolean,
         "skip_special_tokens": boolean,
         "no_stop_trim": boolean,
-        "spaces_between_special_tokens": _only_true,
+        "spaces_between_special_tokens": Field({"const": True}, _only_true),
     }
-
-
-def native_values(path: str, value: object, table: Mapping[str, Check]) -> dict[str, Any]:
-    return read(mapping(path, value), table, unsupported=UNSUPPORTED, prefix=f"{path}.")
+    return object_of(table, unsupported=UNSUPPORTED)
 
 
 def native_params(values: Values, *, max_tokens: int, **logprobs: Any) -> SamplingParams:

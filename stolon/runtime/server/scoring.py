@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from typing import cast
 
 from aiohttp import web
 
@@ -13,35 +12,30 @@ from ..score import first_scored
 from . import wire
 from .body import JsonObject, read_object
 from .errors import invalid
-from .fields import Check, Values, boolean, entries, finite, read, string
-from .prompts import Messages, chat_of, fit, messages, missing
+from .fields import Values, boolean, finite, list_of, object_of, string
+from .prompts import Messages, chat_of, fit, messages
 from .sampling import UNSUPPORTED
 from .service import Engine, Service
 
-
-def _options(path: str, value: object) -> list[str]:
-    one = string(LENGTHS["option_characters"])
-    found = entries(path, value, LENGTHS["options"])
-    return [cast(str, one(f"{path}[{index}]", entry)) for index, entry in enumerate(found)]
-
-
-_TABLE: dict[str, Check] = {
-    "text": string(),
-    "messages": messages,
-    "continue_final_message": boolean,
-    "options": _options,
-    "unconditional": boolean,
-    "cache_salt": string(LENGTHS["cache_salt"]),
-}
+REQUEST_BODY = object_of(
+    {
+        "text": string(),
+        "messages": messages,
+        "continue_final_message": boolean,
+        "options": list_of(string(LENGTHS["option_characters"]), LENGTHS["options"]),
+        "unconditional": boolean,
+        "cache_salt": string(LENGTHS["cache_salt"]),
+    },
+    required=("options",),
+    unsupported=UNSUPPORTED,
+)
 
 
 async def answer(service: Service, request: web.Request) -> web.StreamResponse:
     settings = service.settings
     with service.admitted() as engine:
         found = await read_object(request, limit_bytes=settings.body_limit_bytes, timeout_s=settings.body_timeout_s)
-        values = read(found, _TABLE, unsupported=UNSUPPORTED)
-        if "options" not in values:
-            raise missing("options")
+        values = REQUEST_BODY("", found)
         prompt, continued = await _encode(engine, values)
         for tokens in continued:
             fit(engine, tokens, 0, None, "options")
