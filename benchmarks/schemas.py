@@ -56,7 +56,7 @@ class Tally:
 def accepts(grammar: LlgGrammar, instance: Any) -> bool:
     matcher = grammar.matcher()
     try:
-        for byte in json.dumps(instance, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass"):
+        for byte in json.dumps(instance, ensure_ascii=False).encode("utf-8", "surrogatepass"):
             matcher.advance(byte)
     except EngineError:
         return False
@@ -81,7 +81,7 @@ def accepts_reordered(grammar: LlgGrammar, instance: Any) -> bool:
         if not keys:
             return say("}") and (then() or undo(1))
         for key in keys:
-            head = ("" if first else ",") + json.dumps(key, ensure_ascii=False) + ":"
+            head = ("" if first else ", ") + json.dumps(key, ensure_ascii=False) + ": "
             rest = [other for other in keys if other != key]
             if say(head):
                 if put(value[key], lambda rest=rest: members(rest, value, False, then)):
@@ -92,9 +92,9 @@ def accepts_reordered(grammar: LlgGrammar, instance: Any) -> bool:
     def items(values: list[Any], index: int, then: Any) -> bool:
         if index == len(values):
             return say("]") and (then() or undo(1))
-        if index and not say(","):
+        if index and not say(", "):
             return False
-        return put(values[index], lambda: items(values, index + 1, then)) or (undo(1) if index else False)
+        return put(values[index], lambda: items(values, index + 1, then)) or (undo(2) if index else False)
 
     def put(value: Any, then: Any) -> bool:
         if isinstance(value, dict):

@@ -197,7 +197,7 @@ EXPECTED = ("an answer is possible", "schema_too_large", "unsupported_schema_key
 def accepts(grammar: LlgGrammar, value: Any) -> bool:
     matcher = grammar.matcher()
     try:
-        for byte in json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode():
+        for byte in json.dumps(value, ensure_ascii=False).encode():
             matcher.advance(byte)
     except EngineError:
         return False

@@ -16,9 +16,15 @@ from .llg_vocabulary import LlgVocabulary
 from .schema import rewrite_schema
 
 MAX_GRAMMAR_BYTES = 256 * 1024
-# one space or none wherever JSON allows any; and no \uXXXX, by which a name that the schema lists could be spelled in
-# another way and pass for one that it does not list
-_SPELLING: Any = {"whitespace_pattern": " ", "json_allowed_escapes": 'nrbtf\\"'}
+# white space is fixed, as Python's json writes it: all text between two values is forced then, which saves forward
+# passes. And no \uXXXX, by which a name that the schema lists could be spelled in another way and pass for one that it
+# does not list
+_SPELLING: Any = {
+    "whitespace_flexible": False,
+    "item_separator": ", ",
+    "key_separator": ": ",
+    "json_allowed_escapes": 'nrbtf\\"',
+}
 # comments, quoted text and patterns, the last two even where they are not closed; else `<` begins a special token
 _LARK_PIECES = re.compile(r"""//[^\n]*|"(?:[^"\\\n]|\\.)*"?|/(?:[^/\\\n]|\\.)+/?|<""")
 _BYTES = LlgVocabulary([bytes([i]) for i in range(256)] + [b""], eos_ids=[256])

@@ -87,7 +87,7 @@ def _worst(node: Node | bool, found: Known) -> int:
         return most
     for name, part in {**node.get("properties", {}), **node.get("patternProperties", {})}.items():
         least = _shortest(part, found)
-        most = max(most, len(json.dumps(name)) + 2 + least.length) if least else most
+        most = max(most, len(json.dumps(name)) + 4 + least.length) if least else most
     for part in (node.get("items", False), node.get("additionalProperties", False), *node.get("prefixItems", [])):
         least = _shortest(part, found)
         most = max(most, 6 + least.length) if least else most
@@ -171,21 +171,21 @@ def _object(node: Node, found: Known) -> Shortest | None:
             part = _shortest(schema, found)
             if part is None:
                 return None
-            parts.append((f"{json.dumps(name, ensure_ascii=False)}:", part))
+            parts.append((f"{json.dumps(name, ensure_ascii=False)}: ", part))
     if node.get("minProperties", 0) > len(required):
         options = [node["additionalProperties"], *node.get("patternProperties", {}).values()]
         extra = [one for part in options if (one := _shortest(part, found)) is not None]
         if not extra:
             return None
-        parts.append(('"a":', Shortest(min(one.length for one in extra) + 4, None)))
+        parts.append(('"a": ', Shortest(min(one.length for one in extra) + 5, None)))
     return _joined("{", parts, "}")
 
 
 def _joined(opening: str, parts: list[tuple[str, Shortest]], closing: str) -> Shortest:
-    length = 2 + max(0, len(parts) - 1) + sum(len(head.encode()) + part.length for head, part in parts)
+    length = 2 + 2 * max(0, len(parts) - 1) + sum(len(head.encode()) + part.length for head, part in parts)
     if any(part.text is None for _, part in parts):
         return Shortest(length, None)
-    return Shortest(length, opening + ",".join(f"{head}{part.text}" for head, part in parts) + closing)
+    return Shortest(length, opening + ", ".join(f"{head}{part.text}" for head, part in parts) + closing)
 
 
 def check_inhabited(root: str, found: Known) -> Shortest:
