@@ -29,6 +29,7 @@ from tokenizers import decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
 from stolon.lang.types import SamplingParams
+from stolon.runtime import cpu_step
 from stolon.runtime import runner as runner_module
 from stolon.runtime.config import EngineConfig, SchedulerConfig
 from stolon.runtime.core import EngineCore, Request
@@ -105,15 +106,18 @@ def decoding(core: EngineCore, scheduler: Scheduler, params: SamplingParams) -> 
 def measure(core: EngineCore, runner: ModelRunner, steps: int) -> dict[str, float]:
     """CPU milliseconds of one decode step, and how they are spent."""
     model, arrays, draw = Stopwatch(), Stopwatch(), Stopwatch()
-    made, drawn, execute = runner_module.make_batch, runner_module.sample, runner.execute
-    runner_module.make_batch, runner_module.sample = arrays.around(made), draw.around(drawn)
-    runner.execute = model.around(execute)  # type: ignore[method-assign]
+    made, drawn, launch, step = runner_module.make_batch, cpu_step.sample, runner.launch, cpu_step.CpuStep
+    sample, results = step.sample, step.results
+    runner_module.make_batch, cpu_step.sample = arrays.around(made), draw.around(drawn)
+    runner.launch = model.around(launch)  # type: ignore[method-assign]
+    step.sample, step.results = model.around(sample), model.around(results)  # type: ignore[method-assign]
     began = time.thread_time()
     for _ in range(steps):
         assert len(core.step()) == BATCH
     total = time.thread_time() - began
-    runner_module.make_batch, runner_module.sample = made, drawn
-    runner.execute = execute  # type: ignore[method-assign]
+    runner_module.make_batch, cpu_step.sample = made, drawn
+    runner.launch = launch  # type: ignore[method-assign]
+    step.sample, step.results = sample, results  # type: ignore[method-assign]
     ours = total - model.seconds
     return {
         "step_ms": 1000 * total / steps,

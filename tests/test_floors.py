@@ -18,7 +18,7 @@ RUNTIME_FLOORS: tuple[tuple[str, ...], ...] = (
     ("__main__", "cli", "launch", "server", "openapi"),
     ("wire", "routes", "auth", "limits", "sse", "score", "engine", "loop", "core"),
     ("tokenizer", "detokenize", "stops", "chat", "grammar"),
-    ("runner", "graphs", "batch", "kv", "sampler", "weights", "memory", "models"),
+    ("runner", "cpu_step", "graphs", "batch", "kv", "sampler", "weights", "memory", "models"),
     (
         *("scheduler", "planner", "admission", "roster", "waiting", "holdings", "cascade", "invariants"),
         *("radix", "pages", "sequence", "config", "metrics"),

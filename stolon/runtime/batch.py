@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence as Sequence_
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,7 +32,8 @@ class Batch:
     shared: list[SharedRows]
 
 
-def make_batch(plan: Plan) -> Batch:
+def make_batch(plan: Plan, drawn: Sequence_[int] = ()) -> Batch:
+    """drawn: by row of the step before, the id that it drew"""
     total = plan.num_tokens
     staged = np.empty((3, total), np.int64)
     rows: list[AttentionRow] = []
@@ -39,7 +41,7 @@ def make_batch(plan: Plan) -> Batch:
     for row in plan.rows:
         end, upto = offset + row.length, row.start + row.length
         sequence = row.sequence
-        staged[0, offset:end] = sequence.tokens[row.start : upto]
+        staged[0, offset:end] = sequence.tokens[row.start : upto] if row.source is None else drawn[row.source]
         staged[1, offset:end] = np.arange(row.start, upto)
         staged[2, offset:end] = sequence.slots[row.start : upto]
         rows.append(AttentionRow(offset, row.start, row.length, sequence.slots))

@@ -104,7 +104,9 @@ class EngineCore:
         if plan is not None:
             assert self._runner is not None, "a step after release"
             try:
-                results = self._runner.execute(plan)
+                step = self._runner.launch(plan)
+                step.sample(None)
+                results = step.results()
             except Exception as error:
                 logger.exception("a step of %d tokens failed", plan.num_tokens)
                 for sequence in self._scheduler.fail(plan, error):

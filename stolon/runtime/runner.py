@@ -6,23 +6,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from ..lang.errors import CheckpointError, EngineError, InvalidRequest
-from ..lang.types import TokenLogprob
-from .batch import Batch, PagedAttention, make_batch
+from ..lang.errors import CheckpointError, InvalidRequest
+from .batch import PagedAttention, make_batch
 from .config import EngineConfig
+from .cpu_step import CpuStep, Wanted
 from .kv import KVCache
 from .memory import GIB, KVShape, free_memory_bytes, size_kv_cache
 from .models.config import ModelConfig, read_model_config
 from .models.decoder import Decoder
 from .models.linear import Linear, LinearOptions, bfloat16_is_fast, int8_works, make_linear, native_gemv, packing_works
-from .sampler import CHUNK_ITEMS, LogprobsAsked, logprobs, sample
-from .sequence import Plan, Row, RowResult
+from .sequence import Plan
 from .weights import Checkpoint, model_directory
 
 # Below this many parameters float32 costs nothing that matters, and its text hardly depends on the batch.
@@ -67,72 +66,20 @@ class ModelRunner:
             )
             self.num_slots = budget.tokens
             self._cache = KVCache(self.model_config, budget.tokens, self.dtype)
+        self._drawn: list[int] = []  # by row of the step launched last, once that has sampled
         self.memory_report = "\n".join((_weights_report(self.model_config, self.dtype, options), budget.report))
 
-    def execute(self, plan: Plan) -> list[RowResult]:
-        """One result a row, in order; a row's own fault is its result's error, any other fails the step."""
+    def launch(self, plan: Plan) -> CpuStep:
+        """The forward pass; it is over when this returns. A row's own fault will be its result's error."""
         with torch.inference_mode(), native_gemv():
-            batch = make_batch(plan)
-            wanted = _wanted(plan, batch)
+            batch = make_batch(plan, self._drawn)
+            wanted = Wanted.of(plan)
             attention = PagedAttention(batch, self._cache, self.model_config.windows)
             keep = torch.tensor(wanted.indices, dtype=torch.int64)
             hidden = self._decoder.hidden(batch.ids, batch.positions, attention, keep)
-            return self._results(plan, wanted, hidden)
-
-    def _results(self, plan: Plan, wanted: _Wanted, hidden: Tensor) -> list[RowResult]:
-        results = [RowResult() for _ in plan.rows]
-        if wanted.sampling:
-            sequences = [plan.rows[i].sequence for i in wanted.sampling]
-            logits = self._decoder.logits(hidden[: len(sequences)])
-            for i, result in zip(wanted.sampling, sample(logits, sequences, self.eos_token_ids), strict=True):
-                results[i] = result
-        step = max(1, CHUNK_ITEMS // self.vocab_size)
-        first = len(wanted.sampling)
-        for low in range(0, len(wanted.prompt), step):
-            chunk = wanted.prompt[low : low + step]
-            logits = self._decoder.logits(hidden[first + low : first + low + len(chunk)])
-            told = logprobs(logits, [ask for _, ask in chunk])
-            for (i, _), entry, fine in zip(chunk, told, logits.sum(1).isfinite().tolist(), strict=True):
-                _add_prompt_logprob(results[i], entry, fine)
-        return results
-
-
-@dataclass(slots=True)
-class _Wanted:
-    """Where logits are needed.
-
-    indices: of tokens of the batch, first those of `sampling`, then those of `prompt`
-    sampling: rows that draw; prompt: for each position, its row and what to tell
-    """
-
-    indices: list[int]
-    sampling: list[int]
-    prompt: list[tuple[int, LogprobsAsked]]
-
-
-def _wanted(plan: Plan, batch: Batch) -> _Wanted:
-    sampling = [i for i, row in enumerate(plan.rows) if row.samples]
-    wanted = _Wanted([batch.rows[i].offset + plan.rows[i].length - 1 for i in sampling], sampling, [])
-    for i, row in enumerate(plan.rows):
-        if row.sequence.params.prompt_logprobs is not None:
-            for position in prompt_logprob_positions(row):
-                token = row.sequence.tokens[position]
-                wanted.prompt.append((i, LogprobsAsked.of_prompt(row.sequence.params, token)))
-                wanted.indices.append(batch.rows[i].offset + position - 1 - row.start)
-    return wanted
-
-
-def prompt_logprob_positions(row: Row) -> range:
-    """Positions of the prompt's tokens whose log-probabilities this row's logits give, from `logprob_start` on."""
-    first = max(row.start + 1, row.sequence.params.logprob_start)
-    return range(first, min(row.start + row.length + 1, row.sequence.num_prompt))
-
-
-def _add_prompt_logprob(result: RowResult, entry: TokenLogprob, finite: bool) -> None:
-    if finite:
-        result.prompt_logprobs.append(entry)
-    elif result.error is None:
-        result.error = EngineError("the model's logits are not numbers (NaN or infinity)", code="nan_logits")
+        step = CpuStep(plan, wanted, hidden, self._decoder, self.eos_token_ids)
+        self._drawn = step.drawn
+        return step
 
 
 def _device(config: EngineConfig) -> torch.device:

@@ -6,11 +6,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from collections.abc import Sequence as Sequence_
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ..kernels.draw import draw, draw_keys, first_largest
@@ -22,10 +24,16 @@ from .sequence import RowResult, Sequence
 CHUNK_ITEMS = 1 << 23
 
 
-def sample(logits: Tensor, sequences: list[Sequence], eos_token_ids: frozenset[int]) -> list[RowResult]:
+def sample(
+    logits: Tensor,
+    sequences: list[Sequence],
+    eos_token_ids: frozenset[int],
+    allowed: Mapping[int, NDArray[np.int32]] | None = None,
+) -> list[RowResult]:
     """Draw each sequence's next token.
 
     logits: float32 [len(sequences), vocab], as the model gave them; may be changed
+    allowed: of constrained sequences, by index: the bits of the tokens that may come, as in `Masks`
     A row whose logits are not numbers, or whose parameters name tokens that do not exist, gets an error of its own.
     """
     results = [RowResult() for _ in sequences]
@@ -37,6 +45,9 @@ def sample(logits: Tensor, sequences: list[Sequence], eos_token_ids: frozenset[i
     for i, sequence in enumerate(sequences):
         if results[i].error is None:
             _edit(logits[i], sequence, eos_token_ids)
+    for i, bits in (allowed or {}).items():  # last, so that no bias brings back what is not allowed
+        if not _restrict(logits[i], bits) and results[i].error is None:
+            results[i].error = EngineError("the constraint leaves no token that may be drawn", code="no_token_allowed")
     drawn = [i for i, r in enumerate(results) if r.error is None and sequences[i].params.temperature > 0]
     tokens: list[int] = first_largest(logits).tolist()
     step = max(1, CHUNK_ITEMS // logits.shape[1])
@@ -89,6 +100,14 @@ def _edit(logits: Tensor, sequence: Sequence, eos_token_ids: frozenset[int]) -> 
         ends = set(params.stop_token_ids) | (set() if params.ignore_eos else eos_token_ids)
         ends = [token for token in ends if 0 <= token < logits.shape[0]]
         logits[torch.tensor(ends, dtype=torch.int64)] = -math.inf
+
+
+def _restrict(logits: Tensor, bits: NDArray[np.int32]) -> bool:
+    """Leave what may come, in place on one row: [vocab]. False if that is nothing."""
+    vocab = logits.shape[0]
+    unpacked = np.unpackbits(bits.view(np.uint8), count=vocab, bitorder="little")  # pads with what may not come
+    logits.masked_fill_(torch.from_numpy(unpacked == 0), -math.inf)
+    return bool(logits.amax() > -math.inf)
 
 
 def _draw_rows(logits: Tensor, sequences: list[Sequence]) -> list[int]:

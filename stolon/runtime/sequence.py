@@ -82,12 +82,14 @@ class Row:
     """`length` tokens of a sequence, from position `start`, to compute in one step.
 
     samples: this row reaches the sequence's last token, so a next token is drawn from its logits
+    source: if the row's one token is not known yet, the row of the step launched before that draws it
     """
 
     sequence: Sequence
     start: int
     length: int
     samples: bool
+    source: int | None = None
 
 
 @dataclass(slots=True)
@@ -131,7 +133,35 @@ class RowResult:
     error: Exception | None = None
 
 
-class Runner(Protocol):
-    """Computes steps. `execute` returns one result a row, in order; an exception fails the whole step."""
+@dataclass(slots=True)
+class Masks:
+    """What the constrained rows of a plan may draw.
 
-    def execute(self, plan: Plan) -> list[RowResult]: ...
+    rows: indices into Plan.rows, of rows that sample
+    bits: int32 [len(rows), words]; bit i % 32 of word i // 32 says whether token i may come, and what is beyond may not
+    """
+
+    rows: list[int]
+    bits: NDArray[np.int32]
+
+
+class Step(Protocol):
+    """A step on its way. `sample`, then `results`, once each; an exception from either fails the whole step."""
+
+    def sample(self, masks: Masks | None) -> None:
+        """Draw the next tokens. Called when `Sequence.tokens` holds all that came before them, and before the next
+        launch; need not wait."""
+        ...
+
+    def results(self) -> list[RowResult]:
+        """One a row, in order. Waits."""
+        ...
+
+
+class Runner(Protocol):
+    """Computes steps, in the order of their launches."""
+
+    def launch(self, plan: Plan) -> Step:
+        """Begin the forward pass; need not wait. An exception fails the whole step. What rows say of slots and
+        positions is read here and may change afterwards."""
+        ...

@@ -15,6 +15,7 @@ from stolon.lang.types import SamplingParams
 from stolon.runtime.config import EngineConfig
 from stolon.runtime.runner import ModelRunner
 from stolon.runtime.sequence import Plan, Row, RowResult, Sequence, SharedPrefix
+from tests.runtime.steps import execute
 
 VOCAB = 480
 
@@ -114,7 +115,7 @@ class Driver:
             for s in sequences
             for length in [min(chunk, len(s.tokens) - s.computed)]
         ]
-        results = self.runner.execute(Plan(rows, shared or []))
+        results = execute(self.runner, Plan(rows, shared or []))
         for row, result in zip(rows, results, strict=True):
             row.sequence.computed += row.length
             if result.token is not None:

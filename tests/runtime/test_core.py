@@ -22,7 +22,7 @@ from stolon.runtime.engine import Engine
 from stolon.runtime.loop import EngineThread
 from stolon.runtime.runner import ModelRunner
 from stolon.runtime.scheduler import Scheduler
-from stolon.runtime.sequence import Plan, RowResult, Runner
+from stolon.runtime.sequence import Masks, Plan, RowResult, Runner, Step
 from stolon.runtime.tokenizer import Tokenizer
 from tests.runtime.answers import answer, config_of, engine_of, random_prompt, token_texts
 
@@ -38,10 +38,23 @@ class FaultyRunner:
     fault: Callable[[Plan, list[RowResult]], None]
     steps: int = 0
 
-    def execute(self, plan: Plan) -> list[RowResult]:
+    def launch(self, plan: Plan) -> Step:
         self.steps += 1
-        results = self.runner.execute(plan)
-        self.fault(plan, results)
+        return FaultyStep(self, plan, self.runner.launch(plan))
+
+
+@dataclass
+class FaultyStep:
+    runner: FaultyRunner
+    plan: Plan
+    step: Step
+
+    def sample(self, masks: Masks | None) -> None:
+        self.step.sample(masks)
+
+    def results(self) -> list[RowResult]:
+        results = self.step.results()
+        self.runner.fault(self.plan, results)
         return results
 
 

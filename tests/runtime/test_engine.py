@@ -25,7 +25,7 @@ from stolon.lang.errors import (
 )
 from stolon.lang.types import Delta, SamplingParams
 from stolon.runtime.engine import Engine, derive_seed
-from stolon.runtime.sequence import Plan, RowResult
+from stolon.runtime.sequence import Plan, Step
 from tests.runtime.answers import (
     GREEDY,
     SEEDED,
@@ -464,14 +464,14 @@ async def test_a_step_that_hangs_shows_in_the_heartbeat(engine: Engine) -> None:
     entered, release = threading.Event(), threading.Event()
     runner = engine._core._runner
     assert runner is not None
-    execute = runner.execute
+    launch = runner.launch
 
-    def hang(plan: Plan) -> list[RowResult]:
+    def hang(plan: Plan) -> Step:
         entered.set()
         release.wait(60)
-        return execute(plan)
+        return launch(plan)
 
-    runner.execute = hang  # type: ignore[method-assign]
+    runner.launch = hang  # type: ignore[method-assign]
     running = asyncio.ensure_future(answer(engine, PROMPT, GREEDY))
     await asyncio.to_thread(entered.wait, 60)
     first = engine.heartbeat

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -13,8 +14,9 @@ from stolon.runtime.config import EngineConfig, SchedulerConfig
 from stolon.runtime.memory import GIB, KVShape, free_memory_bytes, size_kv_cache
 from stolon.runtime.models.linear import Int8Linear, PackedLinear, PlainLinear, int8_works, native_gemv, packing_works
 from stolon.runtime.runner import ModelRunner, choose_dtype
-from stolon.runtime.sequence import Plan, Row, SharedPrefix
+from stolon.runtime.sequence import Masks, Plan, Row, SharedPrefix
 from tests.runtime.families import Driver, make_family, make_runner, random_prompts
+from tests.runtime.steps import execute
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +105,7 @@ def test_logits_of_a_long_prompt_are_worked_out_in_pieces(runner: ModelRunner, m
     (prompt,) = random_prompts([100])
     driver = Driver(runner)
     (whole,) = driver.step([driver.sequence(prompt, prompt_logprobs=0)])
-    monkeypatch.setattr("stolon.runtime.runner.CHUNK_ITEMS", 480 * 8)
+    monkeypatch.setattr("stolon.runtime.cpu_step.CHUNK_ITEMS", 480 * 8)
     heights: list[int] = []
     logits = runner._decoder.logits
 
@@ -150,7 +152,7 @@ def test_the_whole_cache_can_be_used(folder: Path) -> None:
 
 
 def test_an_empty_plan_gives_nothing(runner: ModelRunner) -> None:
-    assert runner.execute(Plan([])) == []
+    assert execute(runner, Plan([])) == []
 
 
 def test_a_step_leaves_the_settings_of_torch_as_they_were(runner: ModelRunner) -> None:
@@ -159,7 +161,7 @@ def test_a_step_leaves_the_settings_of_torch_as_they_were(runner: ModelRunner) -
     driver.step([driver.sequence([5])])
     assert torch._C._get_mkldnn_enabled() == before
     with pytest.raises(IndexError):  # a token that does not exist is the scheduler's fault, not one row's
-        runner.execute(Plan([Row(driver.sequence([10**6]), 0, 1, True)]))
+        execute(runner, Plan([Row(driver.sequence([10**6]), 0, 1, True)]))
     assert torch._C._get_mkldnn_enabled() == before
 
 
@@ -306,3 +308,35 @@ def test_a_cache_larger_than_memory_is_refused_at_start(folder: Path) -> None:
         make_runner(folder, kv_tokens=tokens)
     assert 0 < free_memory_bytes() < 1 << 50
     assert GIB == 1 << 30
+
+
+@pytest.mark.parametrize("params", [{}, {"temperature": 1.0, "seed": 3}])
+def test_a_token_may_come_from_a_row_of_the_step_before(runner: ModelRunner, params: dict[str, Any]) -> None:
+    prompts = random_prompts([20, 9, 14])
+    expected = [alone(runner, prompt, 6, **params) for prompt in prompts]
+    driver = Driver(runner)
+    sequences = [driver.sequence(prompt, room=6, **params) for prompt in prompts]
+    rows = [Row(s, 0, len(s.tokens), True) for s in sequences]
+    step = runner.launch(Plan(rows))
+    step.sample(None)
+    for _ in range(6):
+        order = [2, 0, 1]
+        ahead = [Row(rows[i].sequence, rows[i].start + rows[i].length, 1, True, source=i) for i in order]
+        after = runner.launch(Plan(ahead))  # before the tokens of `step` are known
+        for row, result in zip(rows, step.results(), strict=True):
+            assert result.token is not None
+            row.sequence.tokens.append(result.token)
+        after.sample(None)
+        rows, step = ahead, after
+    assert [list(s.tokens[s.num_prompt :]) for s in sequences] == expected
+
+
+def test_a_mask_reaches_its_row(runner: ModelRunner) -> None:
+    driver = Driver(runner)
+    rows = [Row(driver.sequence(prompt), 0, 9, True) for prompt in random_prompts([9, 9, 9])]
+    rows.insert(1, Row(driver.sequence(random_prompts([9])[0]), 0, 5, False))
+    bits = np.zeros((1, 15), np.int32)
+    bits[0, 3] = 1 << 7
+    free = [r.token for r in execute(runner, Plan(rows))]
+    masked = [r.token for r in execute(runner, Plan(rows), Masks([2], bits))]
+    assert masked == [*free[:2], 3 * 32 + 7, free[3]]

@@ -6,6 +6,7 @@ import math
 from array import array
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -204,3 +205,47 @@ def test_logprobs_are_of_the_models_own_logits() -> None:
     assert second.logprob is not None
     assert second.logprob.top == ()
     assert second.logprob.logprob == pytest.approx(expected[1].max().item(), abs=1e-5)
+
+
+# -- constraints
+
+
+def bits_of(tokens: list[int], vocab: int) -> np.ndarray[Any, np.dtype[np.int32]]:
+    bits = np.zeros(-(-vocab // 32), np.uint32)
+    for token in tokens:
+        bits[token // 32] |= np.uint32(1 << token % 32)
+    return bits.view(np.int32)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_a_constrained_row_draws_what_is_allowed_and_others_what_they_would(temperature: float) -> None:
+    logits = random_logits(3)
+    rows = [make_sequence([1], seed=i, temperature=temperature) for i in range(3)]
+    free = [r.token for r in sample(logits.clone(), rows, EOS)]
+    allowed = [31, 63, 64, 199]
+    masked = [r.token for r in sample(logits.clone(), rows, EOS, {1: bits_of(allowed, 200)})]
+    left = torch.full((200,), -1e6)
+    left[allowed] = logits[1, allowed]
+    alone = sample(left[None], [rows[1]], EOS)[0].token if temperature else int(left.argmax())
+    assert masked == [free[0], alone, free[2]]
+
+
+def test_no_bias_brings_back_what_is_not_allowed_or_beyond_the_mask() -> None:
+    biased = make_sequence([1], temperature=0.0, logit_bias=((5, 100.0), (150, 90.0)), repetition_penalty=0.1)
+    (result,) = sample(random_logits(1), [biased], EOS, {0: bits_of([7, 9], 64)})
+    assert result.token in (7, 9)
+
+
+def test_a_row_that_may_draw_nothing_fails_alone() -> None:
+    rows = [make_sequence([1], min_tokens=3), make_sequence([1])]
+    stuck, free = sample(random_logits(2), rows, EOS, {0: bits_of([2], 200)})
+    assert isinstance(stuck.error, EngineError)
+    assert stuck.error.code == "no_token_allowed"
+    assert (stuck.token, free.error) == (None, None)
+
+
+def test_log_probabilities_of_a_constrained_row_are_the_model_s_own() -> None:
+    logits = random_logits(1)
+    (result,) = sample(logits.clone(), [make_sequence([1], logprobs=2)], EOS, {0: bits_of([3], 200)})
+    assert result.logprob is not None
+    assert (result.token, result.logprob.logprob) == (3, pytest.approx(float(logits[0].log_softmax(0)[3])))

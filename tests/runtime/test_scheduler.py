@@ -12,7 +12,8 @@ from stolon.lang.errors import BackendTimeout, ContextLengthError, EngineError, 
 from stolon.lang.types import SamplingParams
 from stolon.runtime.config import SchedulerConfig
 from stolon.runtime.scheduler import Scheduler
-from stolon.runtime.sequence import Plan, RowResult, Sequence, SharedPrefix, Status
+from stolon.runtime.sequence import Masks, Plan, RowResult, Sequence, SharedPrefix, Status
+from tests.runtime.steps import execute
 from tests.sim.model import EOS, VOCABULARY, FakeModel, generate
 
 CONTEXT = 10_000
@@ -49,7 +50,7 @@ class Engine:
         plan = self.scheduler.schedule()
         if plan is not None:
             self.plans.append([(r.sequence.id, r.start, r.length) for r in plan.rows])
-            self.scheduler.commit(plan, self.model.execute(plan))
+            self.scheduler.commit(plan, execute(self.model, plan))
         self.ended += self.scheduler.reap()
         return plan
 
@@ -408,7 +409,7 @@ def test_an_abort_at_any_step_leaves_nothing_behind(when: int) -> None:
         engine.scheduler.abort(sequence)
     assert all(s.status is not Status.FINISHED for s in doomed if s.in_flight)
     if plan is not None:
-        results = engine.model.execute(plan)
+        results = execute(engine.model, plan)
         engine.scheduler.commit(plan, results)
         assert all(r.token is None for r in results)
     ended = engine.scheduler.reap()
@@ -464,7 +465,7 @@ def test_a_failed_step_ends_its_sequences_and_leaves_no_trace_in_the_tree() -> N
     assert plan is not None
     error = EngineError("out of luck")
     with pytest.raises(EngineError):
-        engine.model.execute(plan)
+        execute(engine.model, plan)
     assert set(engine.scheduler.fail(plan, error)) == {failed[0]}
     engine.ended.clear()
     engine.run()
@@ -497,14 +498,21 @@ def test_a_flush_waits_until_nothing_runs() -> None:
 # -- ends
 
 
+@dataclass
 class Says:
-    """A runner that draws what it is told, one token a step."""
+    """A step that draws what it is told, and the runner of such steps."""
 
-    def __init__(self, *tokens: int) -> None:
-        self.tokens = list(tokens)
+    tokens: list[int]
+    plan: Plan = field(default_factory=lambda: Plan([]))
 
-    def execute(self, plan: Plan) -> list[RowResult]:
-        return [RowResult(token=self.tokens.pop(0) if row.samples else None) for row in plan.rows]
+    def launch(self, plan: Plan) -> Says:
+        return Says(self.tokens, plan)
+
+    def sample(self, masks: Masks | None) -> None:
+        assert masks is None
+
+    def results(self) -> list[RowResult]:
+        return [RowResult(token=self.tokens.pop(0) if row.samples else None) for row in self.plan.rows]
 
 
 @pytest.mark.parametrize(
@@ -521,7 +529,7 @@ class Says:
 )
 def test_how_an_answer_ends(params: dict[str, Any], said: list[int], finish: str, matched: Any, output: int) -> None:
     engine = Engine()
-    engine.model = Says(*said)  # type: ignore[assignment]
+    engine.model = Says(list(said))  # type: ignore[assignment]
     sequence = engine.submit([1, 2], **{"ignore_eos": False, **params})
     engine.run()
     assert (sequence.finish, sequence.matched, sequence.num_output) == (finish, matched, output)
@@ -560,7 +568,7 @@ def test_options_are_scored_on_a_shared_prefix(warm: bool, preempted: bool) -> N
     while engine.scheduler.has_work:
         plan = engine.scheduler.schedule()
         if plan is not None:
-            results = engine.model.execute(plan)
+            results = execute(engine.model, plan)
             engine.scheduler.commit(plan, results)
             for row, result in zip(plan.rows, results, strict=True):
                 found[row.sequence.id] += [p.token for p in result.prompt_logprobs]

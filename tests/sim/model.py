@@ -8,7 +8,7 @@ from zlib import crc32
 
 from stolon.lang.errors import EngineError
 from stolon.lang.types import SamplingParams, TokenLogprob
-from stolon.runtime.sequence import Plan, Row, RowResult, Sequence
+from stolon.runtime.sequence import Masks, Plan, Row, RowResult, Sequence
 
 VOCABULARY = 7  # few tokens, so that random prompts share prefixes
 EOS = 0
@@ -65,6 +65,20 @@ class Faults:
     rows: set[int] = field(default_factory=set[int])
 
 
+@dataclass(slots=True)
+class FakeStep:
+    """All happens when the results are asked for."""
+
+    model: FakeModel
+    plan: Plan
+
+    def sample(self, masks: Masks | None) -> None:
+        assert masks is None
+
+    def results(self) -> list[RowResult]:
+        return self.model.compute(self.plan)
+
+
 class FakeModel:
     """A runner. In each step all rows write first, then all rows read, as the layers of a real model do.
 
@@ -77,7 +91,10 @@ class FakeModel:
         self._all_logprobs = all_logprobs
         self._chains: dict[int, list[Entry]] = {}
 
-    def execute(self, plan: Plan) -> list[RowResult]:
+    def launch(self, plan: Plan) -> FakeStep:
+        return FakeStep(self, plan)
+
+    def compute(self, plan: Plan) -> list[RowResult]:
         faults, self.faults = self.faults, Faults()
         dirty = False
         for index, row in enumerate(plan.rows):

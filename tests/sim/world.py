@@ -255,7 +255,9 @@ class World:
             self.clients[rows[index].sequence.id].disturbed = True
         before = [len(row.sequence.tokens) for row in rows]
         try:
-            results = self.model.execute(plan)
+            step = self.model.launch(plan)
+            step.sample(None)
+            results = step.results()
         except EngineError as error:
             advanced = scheduler.fail(plan, error.with_traceback(None))  # whose frames refer to sequences
             self._expect(all(s.is_finished for s in advanced), "a failed step left sequences alive")
