@@ -12,7 +12,15 @@ import torch
 from stolon.lang.errors import EngineError, InvalidRequest
 from stolon.runtime.config import EngineConfig, SchedulerConfig
 from stolon.runtime.memory import GIB, KVShape, free_memory_bytes, size_kv_cache
-from stolon.runtime.models.linear import Int8Linear, PackedLinear, PlainLinear, int8_works, native_gemv, packing_works
+from stolon.runtime.models.linear import (
+    Int8Linear,
+    PackedLinear,
+    PlainLinear,
+    bfloat16_is_fast,
+    int8_works,
+    native_gemv,
+    packing_works,
+)
 from stolon.runtime.runner import ModelRunner, choose_dtype
 from stolon.runtime.sequence import Masks, Plan, Row, SharedPrefix
 from tests.runtime.families import Driver, make_family, make_runner, random_prompts
@@ -173,7 +181,8 @@ DTYPES = [torch.float32, torch.bfloat16]
 def test_a_packed_product_is_the_plain_one_and_a_row_does_not_depend_on_the_others(
     dtype: torch.dtype, bias: bool
 ) -> None:
-    assert packing_works(dtype)
+    if not packing_works(dtype):
+        pytest.skip(f"this CPU has no packed products of {dtype}")
     weight, x = torch.randn(96, 352).to(dtype) * 0.1, torch.randn(70, 352).to(dtype)
     shift = torch.randn(96).to(dtype) if bias else None
     packed = PackedLinear(weight, shift, plain_copy=False)
@@ -214,7 +223,8 @@ def test_an_int8_product_is_close_and_a_row_does_not_depend_on_the_others() -> N
     whole, exact = product(x), x @ weight.T + shift
     assert torch.equal(whole[4], shift)
     error = (whole - exact).norm(dim=1) / exact.norm(dim=1)
-    assert error.max() < 0.015
+    # a CPU whose 8-bit sums saturate gets one bit less of every input
+    assert error.max() < (0.03 if product.halve else 0.015)
     for rows in (1, 2, 3, 7):
         assert torch.equal(product(x[:rows]), whole[:rows])
 
@@ -237,9 +247,11 @@ def test_int8_answers_are_close_to_those_of_bfloat16(tmp_path: Path) -> None:
 
     cosine, agreement = compare(quantized)
     # measured: at worst 0.984 (bfloat16: 0.996), 84 % (bfloat16: 96 %). Random weights are the hardest case: their
-    # likeliest tokens are hardly likelier than the next, and errors grow from layer to layer
-    assert cosine > 0.975
-    assert agreement > 0.8
+    # likeliest tokens are hardly likelier than the next, and errors grow with the layers. Where 8-bit sums saturate,
+    # inputs have one bit less: 0.959, 78 %
+    halved = Int8Linear(torch.eye(8), None).halve
+    assert cosine > (0.94 if halved else 0.975)
+    assert agreement > (0.7 if halved else 0.8)
     assert compare(rounded)[1] > 0.93
 
 
@@ -252,7 +264,8 @@ def test_auto_keeps_float32_and_bfloat16_but_computes_small_models_in_float32(ru
     assert choose_dtype(config, replace(small, dtype="bfloat16")) == torch.float32
     assert choose_dtype(config, replace(large, dtype="float32")) == torch.float32
     for dtype in ("bfloat16", "float16"):
-        assert choose_dtype(config, replace(large, dtype=dtype)) == torch.bfloat16
+        fast = torch.bfloat16 if bfloat16_is_fast() else torch.float32
+        assert choose_dtype(config, replace(large, dtype=dtype)) == fast
     with pytest.raises(InvalidRequest, match="float16"):
         choose_dtype(EngineConfig(model_path="x", dtype="float16"), large)
 
