@@ -20,7 +20,7 @@ _NAME = re.compile(r"N\{([^}]+)\}")
 
 def fail_at(pattern: str, position: int, what: str) -> NoReturn:
     around = pattern[max(position - 10, 0) : position + 20]
-    raise InvalidRequest(f"regex: {what} at position {position} (in {around!r})", param="regex", code="regex")
+    raise InvalidRequest(f"regex: {what} at position {position} (in {around!r})", param="regex", code="invalid_regex")
 
 
 class CharacterReader:

@@ -81,7 +81,7 @@ def regex_dfa(pattern: str) -> Dfa:
     if texts is not None and max(map(len, texts)) * 4 <= MAX_CHOICE_LENGTH:
         return choices_dfa(texts)
     estimate(tree)
-    marked = f"{_START}{_written(tree)}{_END}"
+    marked = f"{_START}{written(tree)}{_END}"
     index = cast(_Index, outlines_core.Index(marked, _BYTES))  # pyright: ignore[reportUnknownMemberType]
     # outlines-core names states by where they lie in its own table
     number = {0: 0}
@@ -202,18 +202,18 @@ def _plain_texts(tree: Node) -> list[str] | None:
     return texts
 
 
-def _written(node: Node) -> str:
+def written(node: Node) -> str:
     """The pattern in the words of outlines-core, with nothing left in it whose meaning differs there."""
     match node:
         case Leaf():
             return "[" + "".join(f"\\x{{{low:x}}}-\\x{{{high:x}}}" for low, high in node.ranges) + "]"
         case Chain():
-            return "(?:" + "".join(map(_written, node.parts)) + ")"
+            return "(?:" + "".join(map(written, node.parts)) + ")"
         case Choice():
-            return "(?:" + "|".join(map(_written, node.options)) + ")"
+            return "(?:" + "|".join(map(written, node.options)) + ")"
         case Repeat():
             high = "" if node.high is None else node.high
-            return f"(?:{_written(node.part)}){{{node.low},{high}}}"
+            return f"(?:{written(node.part)}){{{node.low},{high}}}"
         case Anchor():
             raise AssertionError("parse takes anchors away")
 

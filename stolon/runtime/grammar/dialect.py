@@ -82,7 +82,9 @@ def parse(pattern: str) -> Node:
     """
     if len(pattern) > MAX_PATTERN:
         raise InvalidRequest(
-            f"a regex may have {MAX_PATTERN} characters, got {len(pattern)}; shorten it", param="regex", code="regex"
+            f"a regex may have {MAX_PATTERN} characters, got {len(pattern)}; shorten it",
+            param="regex",
+            code="invalid_regex",
         )
     tree = _Parser(pattern).parse()
     return _resolved(tree, pattern, at_start=True, at_end=True)

@@ -10,14 +10,14 @@ whose completion fitted at its beginning ends in time, but not every answer that
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 
 import numpy as np
-from llguidance import LLMatcher, LLParserLimits
+from llguidance import LLMatcher
 from numpy.typing import NDArray
 
 from ...lang.errors import EngineError, InvalidRequest
 from .llg_closing import allowed_tokens, shortest_known
+from .llg_source import LIMITS, Source, first_line, refusal
 from .llg_vocabulary import LlgVocabulary
 
 # a completion longer than this is not looked for
@@ -26,20 +26,7 @@ LONGEST_COMPLETION = 16_384
 _TRIED = 48
 # tails of a known completion that are tried after a token that was not its own
 _TAILS = 6
-# some tens of milliseconds of llguidance's work in one step: its default stops at patterns of names that are in use
-_LIMITS = LLParserLimits(step_lexer_fuel=1_000_000, verbose_errors=False)
 _LIMIT_STOPS = frozenset({"ParserTooComplex", "LexerTooComplex", "MaxTokensTotal", "MaxTokensParser"})
-
-
-@dataclass(frozen=True, slots=True)
-class Reach:
-    """completion: text of a whole answer, if one is known; jump: tokens by which one opened value may move the end;
-    examples: texts with which a string may be ended where it must have a pattern
-    """
-
-    completion: str | None = None
-    jump: int | None = None
-    examples: tuple[str, ...] = ()
 
 
 class LlgGrammar:
@@ -49,13 +36,13 @@ class LlgGrammar:
     no answer could be found that it allows.
     """
 
-    def __init__(self, source: str, vocabulary: LlgVocabulary, reach: Reach | None = None) -> None:
-        reach = reach or Reach()
+    def __init__(self, source: Source, vocabulary: LlgVocabulary) -> None:
+        reach = source.reach
         self.vocabulary = vocabulary
-        self.size_bytes = 65_536 + 8 * len(source)
-        self._first = LLMatcher(vocabulary.tokenizer, source, log_level=0, limits=_LIMITS)
+        self.size_bytes = 65_536 + 8 * len(source.text)
+        self._first = LLMatcher(vocabulary.tokenizer, source.text, log_level=0, limits=LIMITS)
         if self._first.is_error():
-            raise _refusal(self._first)
+            raise refusal(self._first)
         encoded = [json.dumps(text, ensure_ascii=False)[1:] for text in reach.examples]
         self.hints = [vocabulary.tokenizer.tokenize_str(text) for text in encoded]
         self.completion = self._whole(reach.completion)
@@ -203,7 +190,7 @@ class LlgMatcher:
         if self._state.is_error():
             limit = self._state.stop_reason() in _LIMIT_STOPS
             raise EngineError(
-                f"the grammar cannot go on: {_first_line(self._state)}",
+                f"the grammar cannot go on: {first_line(self._state)}",
                 code="grammar_limit" if limit else "grammar_dead_end",
             )
 
@@ -219,13 +206,3 @@ def _still_ending(state: LLMatcher, known: list[int]) -> list[int] | None:
             if trial.consume_tokens(tail) and trial.is_accepting():
                 return tail
     return None
-
-
-def _first_line(state: LLMatcher) -> str:
-    return (state.get_error().strip() or "no reason given").splitlines()[0][:300]
-
-
-def _refusal(state: LLMatcher) -> InvalidRequest:
-    text = _first_line(state)
-    large = any(word in text.lower() for word in ("too large", "too complex", "fuel", "limit"))
-    return InvalidRequest(f"the grammar is refused: {text}", code="grammar_too_complex" if large else "invalid_grammar")

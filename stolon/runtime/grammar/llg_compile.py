@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from typing import Any
 
-from llguidance import LLMatcher, LLParserLimits
+from llguidance import LLMatcher, LLParserLimits, grammar_from
 from llguidance.gbnf_to_lark import any_to_lark
 
 from ...lang.errors import InvalidRequest
-from .llg import LlgGrammar, Reach
+from .dfa import written
+from .dialect import Choice, parse
+from .llg import LlgGrammar
 from .llg_closing import shortest_known
+from .llg_source import BYTES, LIMITS, Reach, Source, refusal
 from .llg_vocabulary import LlgVocabulary
 from .schema import rewrite_schema
 
@@ -27,28 +31,28 @@ _SPELLING: Any = {
 }
 # comments, quoted text and patterns, the last two even where they are not closed; else `<` begins a special token
 _LARK_PIECES = re.compile(r"""//[^\n]*|"(?:[^"\\\n]|\\.)*"?|/(?:[^/\\\n]|\\.)+/?|<""")
-_BYTES = LlgVocabulary([bytes([i]) for i in range(256)] + [b""], eos_ids=[256])
 _LONGEST_EXAMPLE = 256
+_LONGEST_COMPLETION = 4_096  # bytes of one that is looked for
 _PATTERN_LIMITS = LLParserLimits(verbose_errors=False)
 
 
-def compile_schema(text: str, vocabulary: LlgVocabulary) -> LlgGrammar:
+def schema_source(text: str) -> Source:
     """Raises InvalidRequest; `code` and `param` (a JSON pointer) as `rewrite_schema` has them."""
     plain = rewrite_schema(text, _example)
     source = LLMatcher.grammar_from_json_schema(plain.text, overrides=_SPELLING)
     try:
-        return LlgGrammar(source, vocabulary, Reach(plain.completion, plain.jump, plain.examples))
+        return completed(Source(source, Reach(plain.completion, plain.jump, plain.examples)))
     except InvalidRequest as error:
         raise _as_schema_error(error) from error
 
 
-def compile_json_object(vocabulary: LlgVocabulary) -> LlgGrammar:
+def json_object_source() -> Source:
     """Any JSON object."""
-    source = LLMatcher.grammar_from_json_schema(json.dumps({"type": "object"}), overrides=_SPELLING)
-    return LlgGrammar(source, vocabulary, Reach("{}", 8))
+    text = LLMatcher.grammar_from_json_schema(json.dumps({"type": "object"}), overrides=_SPELLING)
+    return Source(text, Reach("{}", 8))
 
 
-def compile_lark(text: str, vocabulary: LlgVocabulary) -> LlgGrammar:
+def lark_source(text: str) -> Source:
     """A grammar in Lark's notation, or in GBNF (`root ::= ...`). Raises InvalidRequest, code "invalid_grammar" or
     "grammar_too_complex".
     """
@@ -66,13 +70,63 @@ def compile_lark(text: str, vocabulary: LlgVocabulary) -> LlgGrammar:
         raise InvalidRequest(
             "the grammar names a special token (<...>); an answer is made of text alone", code="invalid_grammar"
         )
-    return LlgGrammar(LLMatcher.grammar_from_lark(lark), vocabulary)
+    return completed(Source(LLMatcher.grammar_from_lark(lark)))
+
+
+def regex_source(pattern: str) -> Source:
+    """The texts that `re.fullmatch` takes, as the automaton has them. Raises InvalidRequest as `parse` does."""
+    tree = parse(pattern)
+    if tree == Choice(()):
+        raise InvalidRequest("the constraint allows no answer at all; loosen it", code="grammar_empty")
+    return completed(Source(LLMatcher.grammar_from_regex(written(tree))))
+
+
+def choices_source(options: Sequence[str]) -> Source:
+    """Exactly one of `options`. Raises InvalidRequest for none."""
+    if not options:
+        raise InvalidRequest("choices must not be empty: name at least one text", param="choices")
+    return Source(grammar_from("choice", json.dumps(options)), Reach(min(options, key=len)))
+
+
+def completed(source: Source) -> Source:
+    """`source` with a completion, looked for where none is known or the known one is none.
+
+    Raises InvalidRequest where llguidance refuses the grammar, and where no answer to it was found.
+    """
+    matcher = LLMatcher(BYTES.tokenizer, source.text, log_level=0, limits=LIMITS)
+    if matcher.is_error():
+        raise refusal(matcher)
+    reach = source.reach
+    if reach.completion is not None:
+        trial = matcher.deep_copy()
+        if trial.consume_tokens(list(reach.completion.encode())) and trial.is_accepting():
+            return source
+    hints = [list(json.dumps(text, ensure_ascii=False)[1:].encode()) for text in reach.examples]
+    found = shortest_known(matcher, BYTES, _LONGEST_COMPLETION, hints)
+    if found is None:
+        raise InvalidRequest(
+            "no whole answer to this grammar was found; simplify it, or give it a shorter way to an end",
+            code="grammar_too_complex",
+        )
+    return Source(source.text, Reach(bytes(found).decode("utf-8", "replace"), reach.jump, reach.examples))
+
+
+def compile_schema(text: str, vocabulary: LlgVocabulary) -> LlgGrammar:
+    return LlgGrammar(schema_source(text), vocabulary)
+
+
+def compile_json_object(vocabulary: LlgVocabulary) -> LlgGrammar:
+    return LlgGrammar(json_object_source(), vocabulary)
+
+
+def compile_lark(text: str, vocabulary: LlgVocabulary) -> LlgGrammar:
+    return LlgGrammar(lark_source(text), vocabulary)
 
 
 def _example(pattern: str) -> str | None:
     """A text of a pattern, found on the pattern alone: beside other text a search would rarely come to its end."""
-    matcher = LLMatcher(_BYTES.tokenizer, LLMatcher.grammar_from_regex(pattern), log_level=0, limits=_PATTERN_LIMITS)
-    found = None if matcher.is_error() else shortest_known(matcher, _BYTES, _LONGEST_EXAMPLE, is_json=False)
+    matcher = LLMatcher(BYTES.tokenizer, LLMatcher.grammar_from_regex(pattern), log_level=0, limits=_PATTERN_LIMITS)
+    found = None if matcher.is_error() else shortest_known(matcher, BYTES, _LONGEST_EXAMPLE, is_json=False)
     return None if found is None else bytes(found).decode("utf-8", "replace")
 
 

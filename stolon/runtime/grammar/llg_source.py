@@ -1,0 +1,45 @@
+"""A grammar in llguidance's words, and what its budget rests on; made without a vocabulary."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from llguidance import LLMatcher, LLParserLimits
+
+from ...lang.errors import InvalidRequest
+from .llg_vocabulary import LlgVocabulary
+
+# some tens of milliseconds of llguidance's work in one step: its default stops at patterns of names that are in use
+LIMITS = LLParserLimits(step_lexer_fuel=1_000_000, verbose_errors=False)
+BYTES = LlgVocabulary([bytes([i]) for i in range(256)] + [b""], eos_ids=[256])
+"""The bytes as a vocabulary, with one end token."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reach:
+    """completion: text of a whole answer, if one is known; jump: tokens by which one opened value may move the end;
+    examples: texts with which a string may be ended where it must have a pattern
+    """
+
+    completion: str | None = None
+    jump: int | None = None
+    examples: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """text: as LLMatcher takes it"""
+
+    text: str
+    reach: Reach = field(default_factory=Reach)
+
+
+def refusal(state: LLMatcher) -> InvalidRequest:
+    """Why llguidance refuses a grammar."""
+    text = first_line(state)
+    large = any(word in text.lower() for word in ("too large", "too complex", "fuel", "limit", "too many"))
+    return InvalidRequest(f"the grammar is refused: {text}", code="grammar_too_complex" if large else "invalid_grammar")
+
+
+def first_line(state: LLMatcher) -> str:
+    return (state.get_error().strip() or "no reason given").splitlines()[0][:300]
