@@ -58,6 +58,8 @@ def _source(constraint: Constraint) -> Source:
             return json_object_source()
         case "grammar":
             return lark_source(constraint.text)
+        case "tags":
+            raise UnsupportedError("tags are not compiled yet", param="tags", code="unsupported_constraint")
 
 
 def probed(source: Source) -> Source:
