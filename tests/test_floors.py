@@ -20,7 +20,7 @@ RUNTIME_FLOORS: tuple[tuple[str, ...], ...] = (
     ("tokenizer", "detokenize", "stops", "chat", "grammar"),
     ("runner", "cpu_step", "graphs", "batch", "kv", "sampler", "weights", "memory", "models"),
     (
-        *("scheduler", "planner", "admission", "roster", "waiting", "holdings", "cascade", "invariants"),
+        *("scheduler", "planner", "admission", "roster", "view", "waiting", "holdings", "cascade", "invariants"),
         *("radix", "pages", "sequence", "config", "metrics"),
     ),
 )
