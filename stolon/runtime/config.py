@@ -9,6 +9,7 @@ Device = Literal["auto", "cpu", "cuda"]
 DType = Literal["auto", "float32", "bfloat16", "float16"]
 Quantization = Literal["none", "int8"]
 SchedulePolicy = Literal["lpm", "fcfs"]
+Pooling = Literal["mean", "cls", "last"]
 
 
 def flag(text: str, *also: str) -> dict[str, object]:
@@ -64,5 +65,11 @@ class EngineConfig:
         ),
     )
     threads: int | None = field(default=None, metadata=flag("compute threads on CPU; all cores by default"))
+    is_embedding: bool = field(
+        default=False, metadata=flag("make embeddings, also of a model that generates; known from embedding models")
+    )
+    pooling: Literal["auto", "mean", "cls", "last"] = field(
+        default="auto", metadata=flag("how embeddings are made of hidden states; by default as the checkpoint says")
+    )
     random_seed: int | None = field(default=None, metadata=flag("seed of requests that bring none", "--seed"))
     scheduler: SchedulerConfig = SchedulerConfig()
