@@ -10,6 +10,7 @@ whose completion fitted at its beginning ends in time, but not every answer that
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 
 import numpy as np
 from llguidance import LLMatcher
@@ -128,12 +129,26 @@ class LlgMatcher:
         self._proven = {}
         del self._said[kept:]
 
+    def copy(self) -> LlgMatcher:
+        twin = LlgMatcher(self._grammar, self._state.deep_copy())
+        twin._known, twin._strayed, twin._said = list(self._known), self._strayed, list(self._said)
+        twin._proven = self._proven
+        return twin
+
     def forced(self) -> bytes:
         if self._state.is_accepting():
             return b""
         text = self._state.compute_ff_bytes()
         self._check()
         return text
+
+    def forced_tokens(self, said: Sequence[int], budget: int) -> list[int]:
+        """llguidance's own: its masks allow nothing else there, so they are within the budget if anything is."""
+        if self._state.is_accepting():
+            return []
+        tokens = self._state.compute_ff_tokens()
+        self._check()
+        return tokens[:budget]
 
     def distance(self) -> int:
         if self._state.is_accepting():

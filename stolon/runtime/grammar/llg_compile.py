@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
+from typing import Any
 
 from llguidance import LLMatcher, LLParserLimits, grammar_from
 from llguidance.gbnf_to_lark import any_to_lark
@@ -14,12 +15,20 @@ from .dfa import written
 from .dialect import Choice, parse
 from .llg import LlgGrammar
 from .llg_closing import shortest_known
-from .llg_source import BYTES, LIMITS, SPELLING, Reach, Source, refusal
-from .llg_tags import tags_source
+from .llg_source import BYTES, LIMITS, Reach, Source, refusal
 from .llg_vocabulary import LlgVocabulary
 from .schema import rewrite_schema
 
 MAX_GRAMMAR_BYTES = 256 * 1024
+# white space is fixed, as Python's json writes it: all text between two values is forced then, which saves forward
+# passes. And no \uXXXX, by which a name that the schema lists could be spelled in another way and pass for one that it
+# does not list
+_SPELLING: Any = {
+    "whitespace_flexible": False,
+    "item_separator": ", ",
+    "key_separator": ": ",
+    "json_allowed_escapes": 'nrbtf\\"',
+}
 # comments, quoted text and patterns, the last two even where they are not closed; else `<` begins a special token
 _LARK_PIECES = re.compile(r"""//[^\n]*|"(?:[^"\\\n]|\\.)*"?|/(?:[^/\\\n]|\\.)+/?|<""")
 _LONGEST_EXAMPLE = 256
@@ -30,7 +39,7 @@ _PATTERN_LIMITS = LLParserLimits(verbose_errors=False)
 def schema_source(text: str) -> Source:
     """Raises InvalidRequest; `code` and `param` (a JSON pointer) as `rewrite_schema` has them."""
     plain = rewrite_schema(text, _example)
-    source = LLMatcher.grammar_from_json_schema(plain.text, overrides=SPELLING)
+    source = LLMatcher.grammar_from_json_schema(plain.text, overrides=_SPELLING)
     try:
         return completed(Source(source, Reach(plain.completion, plain.jump, plain.examples)))
     except InvalidRequest as error:
@@ -39,7 +48,7 @@ def schema_source(text: str) -> Source:
 
 def json_object_source() -> Source:
     """Any JSON object."""
-    text = LLMatcher.grammar_from_json_schema(json.dumps({"type": "object"}), overrides=SPELLING)
+    text = LLMatcher.grammar_from_json_schema(json.dumps({"type": "object"}), overrides=_SPELLING)
     return Source(text, Reach("{}", 8))
 
 
@@ -62,11 +71,6 @@ def lark_source(text: str) -> Source:
             "the grammar names a special token (<...>); an answer is made of text alone", code="invalid_grammar"
         )
     return completed(Source(LLMatcher.grammar_from_lark(lark)))
-
-
-def pieces_source(text: str) -> Source:
-    """Tagged pieces of JSON. Raises InvalidRequest as `tags_source` does."""
-    return completed(tags_source(text, _example))
 
 
 def regex_source(pattern: str) -> Source:

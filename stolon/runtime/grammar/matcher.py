@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
@@ -36,8 +37,20 @@ class Matcher(Protocol):
         """Take back the last `count` tokens."""
         ...
 
+    def copy(self) -> Matcher:
+        """Another one at the same place, which goes its own way."""
+        ...
+
     def forced(self) -> bytes:
         """The bytes that every legal answer continues with; empty where there is a choice, or an end is legal."""
+        ...
+
+    def forced_tokens(self, said: Sequence[int], budget: int) -> list[int]:
+        """The tokens that come next in all legal answers that are cut into tokens as the tokenizer cuts them, and after
+        which an end is still within `budget`; fewer than spell `forced`, as its last may grow with what follows.
+
+        said: the answer so far, which is not cut anew
+        """
         ...
 
     def distance(self) -> int:

@@ -16,7 +16,7 @@ from ...lang.constraint import Constraint
 from ...lang.errors import UnsupportedError
 from .dfa import Dfa, choices_dfa, regex_dfa
 from .llg_closing import allowed_tokens
-from .llg_compile import choices_source, json_object_source, lark_source, pieces_source, regex_source, schema_source
+from .llg_compile import choices_source, json_object_source, lark_source, regex_source, schema_source
 from .llg_source import BYTES, LIMITS, Reach, Source, refusal
 
 Backend = Literal["auto", "automaton", "llguidance", "outlines"]
@@ -59,7 +59,7 @@ def _source(constraint: Constraint) -> Source:
         case "grammar":
             return lark_source(constraint.text)
         case "tags":
-            return pieces_source(constraint.text)
+            raise UnsupportedError("tags are not compiled yet", param="tags", code="unsupported_constraint")
 
 
 def probed(source: Source) -> Source:

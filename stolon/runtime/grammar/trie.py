@@ -6,11 +6,13 @@ are short. Both are built level by level in numpy; children of a node have conse
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+
+from .canonical import Canonical
 
 Ints = NDArray[np.int32]
 MAX_WIDTH = 4_000_000  # some 40 bytes each
@@ -20,16 +22,25 @@ class Vocabulary:
     """What each token says, made once per tokenizer.
 
     eos_ids: tokens that end an answer
+    canonical: how the tokenizer cuts text, where that is known
     byte: int32 [nodes], the last byte of each node's text; parent: int32 [nodes]; node 0 is the root
     levels: where each depth's nodes begin, and the end
     node_of: int32 [tokens], 0 for tokens that are never legal inside an answer
     """
 
-    def __init__(self, texts: Sequence[bytes | None], eos_ids: Iterable[int]) -> None:
-        """texts: by token id; None (or nothing) for tokens that are no text: special ones and those that end."""
+    def __init__(
+        self,
+        texts: Sequence[bytes | None],
+        eos_ids: Iterable[int],
+        encode: Callable[[str], list[int]] | None = None,
+    ) -> None:
+        """texts: by token id; None (or nothing) for tokens that are no text: special ones and those that end
+        encode: the tokens of plain text that stands behind other text
+        """
         self.eos_ids = tuple(sorted(set(eos_ids)))
         self.texts = [None if number in self.eos_ids else (text or None) for number, text in enumerate(texts)]
         self.eos_ids = tuple(number for number in self.eos_ids if 0 <= number < len(texts))
+        self.canonical = None if encode is None else Canonical(self.texts, encode)
         self.size = len(texts)
         self._build()
 
@@ -87,7 +98,7 @@ class ClassTrie:
         of = np.full(len(vocabulary.byte), -1, np.int32)  # the node here for each node there
         of[0] = 0
         letters, parents = [np.zeros(1, np.int32)], [np.full(1, -1, np.int32)]
-        low, self.nodes = 0, 1
+        low, self.nodes, self.depth = 0, 1, 0
         for begin, end in zip(vocabulary.levels[1:-1], vocabulary.levels[2:], strict=True):
             parent = of[vocabulary.parent[begin:end]]
             letter = byte_class[vocabulary.byte[begin:end]]
@@ -103,6 +114,7 @@ class ClassTrie:
             letters.append((found % classes).astype(np.int32))
             parents.append((found // classes + low).astype(np.int32))
             low, self.nodes = self.nodes, self.nodes + len(found)
+            self.depth += 1
         self.letter = np.concatenate(letters)
         self.children = np.bincount(np.concatenate(parents)[1:], minlength=self.nodes).astype(np.int32)
         self.first_child = (1 + np.cumsum(self.children) - self.children).astype(np.int32)
@@ -129,6 +141,13 @@ class ClassTrie:
             nodes.append(node[token])
             states.append(after[token])
         return Walk(np.concatenate(nodes), np.concatenate(states))
+
+    def reaches(self, table: Ints, state: int, length: int) -> bool:
+        """Whether a token of more than `length` bytes is legal in `state`."""
+        if length >= self.depth:
+            return False
+        levels = self.levels(table, np.array([state], np.int32))
+        return any(self.is_token[node].any() for depth, (_, node, _) in enumerate(levels, 1) if depth > length)
 
     def levels(self, table: Ints, states: Ints) -> Iterable[tuple[Ints, Ints, Ints]]:
         """For each depth: origins (index in `states`), nodes and the states after them, of all paths that live.

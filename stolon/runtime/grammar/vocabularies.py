@@ -54,7 +54,7 @@ class Vocabularies:
     def _for_automata(self) -> Vocabulary:
         with self._lock:
             if self._trie is None:
-                self._trie = Vocabulary(self._texts(), self._eos_ids)
+                self._trie = Vocabulary(self._texts(), self._eos_ids, self._encode)
             return self._trie
 
     def _for_llguidance(self) -> LlgVocabulary:
@@ -65,6 +65,9 @@ class Vocabularies:
                     eos_ids=self._eos_ids,
                     special_ids=self._tokenizer.special_ids,
                     rows=self._vocab_size,
-                    encode=lambda text: self._tokenizer.encode_run(text, "inside"),
+                    encode=self._encode,
                 )
             return self._llg
+
+    def _encode(self, text: str) -> list[int]:
+        return self._tokenizer.encode_run(text, "inside")
