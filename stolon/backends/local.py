@@ -11,6 +11,7 @@ from difflib import get_close_matches
 from types import TracebackType
 
 from ..lang.backend import Backend, Capabilities, GenerateRequest
+from ..lang.constraint import KINDS, Constraint
 from ..lang.errors import ChatTemplateError, ContextLengthError, InvalidRequest
 from ..lang.prompt import Generated, Prompt, RoleClose, RoleOpen, Text
 from ..lang.types import Delta, SamplingParams, Score
@@ -24,7 +25,9 @@ from ..runtime.tokenizer import Tokenizer, TokenRun
 
 Part = str | TokenRun
 
-_CAPABILITIES = Capabilities(params=frozenset(field.name for field in dataclasses.fields(SamplingParams)), score=True)
+_CAPABILITIES = Capabilities(
+    params=frozenset(field.name for field in dataclasses.fields(SamplingParams)), score=True, constraints=KINDS
+)
 
 
 class Runtime(Backend):
@@ -57,6 +60,7 @@ class Runtime(Backend):
         deltas = self._engine.generate(
             tokens,
             self._fitting(request.params, len(tokens)),
+            constraint=request.constraint,
             priority=request.priority,
             program=request.program,
             width=request.width,
@@ -65,6 +69,9 @@ class Runtime(Backend):
         async with aclosing(deltas):
             async for delta in deltas:
                 yield delta
+
+    async def check(self, constraint: Constraint) -> None:
+        await self._engine.check(constraint)
 
     async def score(self, prompt: Prompt, options: Sequence[str], *, unconditional: bool = False) -> list[Score]:
         """All options in one batch that computes what they share once.

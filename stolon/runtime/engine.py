@@ -16,17 +16,20 @@ from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from ..lang.constraint import Constraint
 from ..lang.errors import ContextLengthError, EngineClosedError, EngineError, InvalidRequest
 from ..lang.types import MAX_SEED, Delta, SamplingParams, Usage
 from .chat import ChatTemplate
 from .config import EngineConfig
+from .constrained import Form
 from .core import EngineCore, Output, Request
+from .grammar.compiler import GrammarCompiler
 from .loop import EngineThread, Heartbeat
 from .metrics import SchedulerStats
+from .preface import Prefaces
 from .runner import ModelRunner
 from .scheduler import Scheduler
 from .tokenizer import Tokenizer
-from .view import View
 from .weights import model_directory
 
 _GOLDEN = 0x9E3779B97F4A7C15
@@ -68,9 +71,14 @@ class Engine:
             config.scheduler, runner.num_slots, runner.context_length, time.monotonic, runner.eos_token_ids
         )
         self._core = EngineCore(self._scheduler, runner, self.tokenizer)
+        self._ends = runner.eos_token_ids
+        self._compiler = GrammarCompiler(
+            self.tokenizer, runner.vocab_size, runner.eos_token_ids, backend=config.grammar_backend
+        )
+        self._prefaces = Prefaces(self.tokenizer, runner.vocab_size, runner.eos_token_ids)
         self._thread = EngineThread(self._core)
         # a thread that still computes while the interpreter winds up would abort the process
-        self._at_exit = weakref.finalize(self, self._thread.stop)
+        self._at_exit = weakref.finalize(self, _end, self._thread, self._compiler)
         self._ids = itertools.count()
         seed = config.random_seed
         self._seeds = random.SystemRandom() if seed is None else random.Random(seed)
@@ -94,6 +102,7 @@ class Engine:
         prompt_ids: Sequence[int],
         params: SamplingParams,
         *,
+        constraint: Constraint | None = None,
         salt: str = "",
         priority: int = 0,
         program: int = 0,
@@ -102,12 +111,15 @@ class Engine:
     ) -> AsyncGenerator[Delta, None]:
         """Answer a prompt step by step. Closing the iterator, or cancelling its task, ends the work within a step.
 
+        constraint: the form of each answer, which it has when it is whole, whatever else is asked; see `Constrained`
         salt: prompts share computed prefixes only with those of the same salt
         program, width: as in `GenerateRequest`; hints for the scheduler
         The token that ended an answer (an end token, a stop token) is in `tokens` and counted, but not in the text.
         Raises InvalidRequest, ContextLengthError, OverloadedError, BackendTimeout, EngineError, EngineClosedError.
         """
         self._check(prompt_ids, params)
+        deadline_s = _deadline(timeout_s)
+        form = None if constraint is None else await self._form(constraint, params.max_tokens)
         seed = self._seeds.getrandbits(63) if params.seed is None else params.seed
         # the prompt's log-probabilities are the same for all answers: the first computes them
         others = dataclasses.replace(params, prompt_logprobs=None) if params.n > 1 else params
@@ -120,7 +132,8 @@ class Engine:
             priority=priority,
             program=program,
             width=width * params.n,
-            deadline_s=_deadline(timeout_s),
+            deadline_s=deadline_s,
+            form=form,
         )
         requests = [first] + [
             dataclasses.replace(first, id=next(self._ids), params=others, seed=derive_seed(seed, index))
@@ -135,6 +148,27 @@ class Engine:
                     usage.append(delta.usage)
                     delta.usage = _total(usage) if len(usage) == params.n else None
                 yield delta
+
+    async def check(self, constraint: Constraint) -> None:
+        """Raises InvalidRequest, with `code` and `param`, for a constraint that `generate` would refuse."""
+        self._check_process()
+        await self._form(constraint, None)
+
+    async def _form(self, constraint: Constraint, max_tokens: int | None) -> Form:
+        grammar = await asyncio.wrap_future(self._compiler.compile(constraint))
+        preface = await asyncio.to_thread(self._prefaces.get, constraint.after) if constraint.after else None
+        form = Form(
+            grammar=grammar,
+            preface=preface,
+            ends=self._ends,
+            words=-(-self.vocab_size // 32),
+            text_of=self.tokenizer.token_bytes,
+            encode=lambda text: self.tokenizer.encode_run(text, "inside"),
+            jump=self.config.jump_forward,
+        )
+        if max_tokens is not None:
+            form.check_budget(max_tokens)
+        return form
 
     async def score(
         self,
@@ -213,11 +247,6 @@ class Engine:
         kv = {f"kv_{name}": value for name, value in now.items()}
         return {**counters, **queues, **kv, "alive": self._thread.heartbeat.alive}
 
-    async def view(self, nodes: int, requests: int, first: int = 0) -> View:
-        """What the tree and the queue hold between two steps, for people to look at; see `Scheduler.view`."""
-        self._check_process()
-        return await asyncio.wrap_future(self._thread.call(lambda: self._scheduler.view(nodes, requests, first)))
-
     async def close(self, drain_s: float = 0.0) -> None:
         """Refuse new requests, let running ones go on for up to `drain_s`, end the rest, stop the thread."""
         await asyncio.to_thread(self.shutdown, drain_s)
@@ -225,7 +254,7 @@ class Engine:
     def shutdown(self, drain_s: float = 0.0) -> None:
         """`close` for callers without an event loop. A second call does nothing."""
         if os.getpid() == self._process:
-            self._thread.stop(drain_s)
+            _end(self._thread, self._compiler, drain_s)
             self._core.release()
 
     @contextmanager
@@ -298,6 +327,11 @@ class _Inbox:
         if isinstance(output.event, Exception):
             raise output.event
         return output.id, output.event
+
+
+def _end(thread: EngineThread, compiler: GrammarCompiler, drain_s: float = 0.0) -> None:
+    thread.stop(drain_s)
+    compiler.close()
 
 
 def _deadline(timeout_s: float | None) -> float | None:

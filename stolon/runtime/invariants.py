@@ -100,7 +100,9 @@ def _check_running(holdings: Holdings, sequence: Sequence) -> None:
     ensure(sequence.allocated % size == 0 and sequence.allocated >= end, "pages are divided", ident, sequence.allocated)
     ensure(sequence.allocated <= len(sequence.slots), "a sequence has slots for less than was allocated", ident)
     ensure(sequence.num_output <= sequence.params.max_tokens, "a sequence has more output than it asked for", ident)
-    ensure(0 <= (sequence.cached or 0) < sequence.num_prompt, "a prompt cannot be all cached", ident, sequence.cached)
+    # its last token is computed for the logits, unless forced tokens follow it
+    most = sequence.num_prompt - (sequence.num_output == 0)
+    ensure(0 <= (sequence.cached or 0) <= most, "more is cached than may be", ident, sequence.cached)
     for step in node.path():
         ensure(step.alive, "a sequence holds a node that is gone", ident, step)
         ensure(step.key == sequence.tokens[step.start : step.end], "a sequence holds other tokens than its own", ident)

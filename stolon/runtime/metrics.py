@@ -21,6 +21,7 @@ class Counters:
     prompt: int = 0
     cached: int = 0
     generated: int = 0
+    forced: int = 0  # of those generated: not drawn, and computed without a step of their own
     computed: int = 0
     preemptions: int = 0  # sequences
 

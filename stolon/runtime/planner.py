@@ -29,6 +29,7 @@ class Planner:
         for sequence in self._roster.running:
             if not (sequence.in_flight or sequence.is_finished):
                 (decoding if is_decoding(sequence) else chunks).append(sequence)
+        chunks.sort(key=_is_in_prompt)  # a few forced tokens of an answer do not wait behind a long prompt
         later: list[Sequence] = []
         if len(decoding) + bool(chunks) > budget:
             decoding, later = self._take_turns(decoding, budget - bool(chunks))
@@ -151,6 +152,10 @@ class Planner:
                     self._give_up(sequence)
                 return 0
             roster.preempt(victim)
+
+
+def _is_in_prompt(sequence: Sequence) -> bool:
+    return sequence.computed < sequence.num_prompt
 
 
 def is_decoding(sequence: Sequence) -> bool:

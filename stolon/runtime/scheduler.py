@@ -9,9 +9,8 @@ from `schedule` to `commit` or `fail` a sequence is in flight.
 
 from __future__ import annotations
 
-import itertools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 from ..lang.errors import ContextLengthError, EngineError, InvalidRequest, OverloadedError
@@ -26,7 +25,6 @@ from .planner import Planner
 from .radix import RadixNode
 from .roster import Roster
 from .sequence import Plan, Row, RowResult, Sequence
-from .view import View, view_requests, view_tree
 
 
 class Scheduler:
@@ -70,7 +68,7 @@ class Scheduler:
         self.roster.enter(sequence)
 
     def _refuse_misfit(self, sequence: Sequence) -> None:
-        prompt, answer = len(sequence.tokens), sequence.params.max_tokens
+        prompt, answer = sequence.num_prompt, sequence.params.max_tokens
         if not prompt:
             raise InvalidRequest("the prompt has no tokens; give it at least one", param="prompt")
         if prompt + answer > self.context_length:
@@ -80,7 +78,7 @@ class Scheduler:
                 param="max_tokens",
             )
         slots = self.holdings.pool.num_slots
-        if prompt + min(answer, 1) > slots:
+        if max(len(sequence.tokens), prompt + min(answer, 1)) > slots:
             raise ContextLengthError(
                 f"the prompt has {prompt} tokens, but the KV cache holds {slots}; shorten it or raise --kv-tokens",
                 param="prompt",
@@ -93,6 +91,18 @@ class Scheduler:
     def finish(self, sequence: Sequence, reason: FinishReason, matched: str | int | None = None) -> None:
         """End it because of what its text says. Only marks."""
         self.roster.mark(sequence, reason=reason, matched=matched)
+
+    def extend(self, sequence: Sequence, tokens: Iterable[int]) -> None:
+        """Tokens that follow its last one without being drawn; at most as many as `max_tokens` leaves."""
+        if sequence.is_finished:
+            return
+        before = len(sequence.tokens)
+        sequence.tokens.extend(tokens)
+        added = len(sequence.tokens) - before
+        self.counters.generated += added
+        self.counters.forced += added
+        if added and sequence.num_output >= sequence.params.max_tokens:
+            self.finish(sequence, "length")
 
     def reap(self) -> list[Sequence]:
         """Release what has ended and no step holds; returns those released since the last call, each exactly once."""
@@ -233,11 +243,6 @@ class Scheduler:
             evicted=self.holdings.evicted,
             counters=replace(self.counters),
         )
-
-    def view(self, nodes: int, requests: int, first: int = 0) -> View:
-        """At most so many nodes and requests, running ones before waiting ones; of each node the `first` token ids."""
-        everyone = itertools.chain(self.roster.running, self.roster.waiting)
-        return View(view_tree(self.holdings.tree, nodes, first), view_requests(everyone, requests))
 
     def check(self, plan: Plan | None = None) -> None:
         """Raise InvariantError if the books are wrong or `plan` does not agree with them. Looks at everything: slow."""

@@ -37,8 +37,9 @@ ROUTES: tuple[tuple[str, str, ServiceHandler], ...] = (
 )
 
 
-def build_app(service: Service, keys: auth.Keys) -> web.Application:
-    surroundings = _Surroundings(service, keys)
+def build_app(service: Service, key_digest: bytes | None) -> web.Application:
+    """The application over `service`; `key_digest` is None where no key is asked for."""
+    surroundings = _Surroundings(service, key_digest)
     app = web.Application(middlewares=[surroundings.around])
     for method, path, handler in ROUTES:
         app.router.add_route(method, path, _bound(handler, service), expect_handler=_say_nothing_yet)
@@ -63,9 +64,9 @@ async def _finish_headers(request: web.Request, response: web.StreamResponse) ->
 
 
 class _Surroundings:
-    def __init__(self, service: Service, keys: auth.Keys) -> None:
+    def __init__(self, service: Service, key_digest: bytes | None) -> None:
         self._service = service
-        self._keys = keys
+        self._key_digest = key_digest
         self._boot = secrets.token_hex(4)
         self._count = itertools.count(1)
 
@@ -74,7 +75,8 @@ class _Surroundings:
         began = time.monotonic()
         request[REQUEST_ID] = self._id_of(request)
         try:
-            auth.admit(request, self._keys)
+            if self._key_digest is not None and not auth.is_open(request):
+                auth.check(request, self._key_digest)
             response = await handler(request)
         except Exception as error:
             response = errors.response(self._service.explain(error))
