@@ -28,6 +28,7 @@ import aiohttp
 
 from stolon.lang.types import Delta, SamplingParams, Usage
 from stolon.runtime.server.app import build_app
+from stolon.runtime.server.auth import Keys
 from stolon.runtime.server.connection import listen
 from stolon.runtime.server.service import Service
 from stolon.runtime.server.settings import ServerConfig
@@ -122,7 +123,7 @@ def cpu_s() -> float:
 def serve(sock: socket.socket) -> None:
     async def run() -> None:
         settings = ServerConfig(log_level="warning")
-        await listen(build_app(Service(settings, Engine()), None), settings, sock)
+        await listen(build_app(Service(settings, Engine()), Keys()), settings, sock)
         await asyncio.Event().wait()
 
     asyncio.run(run())

@@ -16,11 +16,14 @@ MODULES = sorted(path for path in PACKAGE.rglob("*.py"))
 # The runtime's floors, top first. A module may import from its own floor and from those below it.
 RUNTIME_FLOORS: tuple[tuple[str, ...], ...] = (
     ("__main__", "cli", "launch", "server", "openapi"),
-    ("wire", "routes", "auth", "limits", "sse", "score", "engine", "loop", "core"),
+    ("wire", "routes", "auth", "limits", "sse", "score", "engine", "embed", "loop", "core"),
     ("tokenizer", "detokenize", "stops", "answer", "masks", "constrained", "preface", "chat", "grammar"),
-    ("runner", "cpu_step", "graphs", "batch", "kv", "sampler", "weights", "memory", "models"),
     (
-        *("scheduler", "planner", "admission", "roster", "waiting", "holdings", "cascade", "invariants"),
+        *("runner", "cpu_step", "graphs", "batch", "kv", "sampler", "weights", "memory", "models"),
+        *("packed", "pooling"),
+    ),
+    (
+        *("scheduler", "planner", "admission", "roster", "view", "waiting", "holdings", "cascade", "invariants"),
         *("radix", "pages", "sequence", "config", "metrics"),
     ),
 )

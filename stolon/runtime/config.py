@@ -10,6 +10,7 @@ DType = Literal["auto", "float32", "bfloat16", "float16"]
 Quantization = Literal["none", "int8"]
 GrammarBackend = Literal["auto", "automaton", "llguidance", "outlines"]
 SchedulePolicy = Literal["lpm", "fcfs"]
+Pooling = Literal["mean", "cls", "last"]
 
 
 def flag(text: str, *also: str) -> dict[str, object]:
@@ -65,6 +66,12 @@ class EngineConfig:
         ),
     )
     threads: int | None = field(default=None, metadata=flag("compute threads on CPU; all cores by default"))
+    is_embedding: bool = field(
+        default=False, metadata=flag("make embeddings, also of a model that generates; known from embedding models")
+    )
+    pooling: Literal["auto", "mean", "cls", "last"] = field(
+        default="auto", metadata=flag("how embeddings are made of hidden states; by default as the checkpoint says")
+    )
     grammar_backend: GrammarBackend = field(
         default="auto", metadata=flag("engine that holds answers to their form; auto: the best for each constraint")
     )

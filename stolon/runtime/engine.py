@@ -30,6 +30,7 @@ from .preface import Prefaces
 from .runner import ModelRunner
 from .scheduler import Scheduler
 from .tokenizer import Tokenizer
+from .view import View
 from .weights import model_directory
 
 _GOLDEN = 0x9E3779B97F4A7C15
@@ -246,6 +247,11 @@ class Engine:
         counters, queues = now.pop("counters"), {name: now.pop(name) for name in ("running", "waiting")}
         kv = {f"kv_{name}": value for name, value in now.items()}
         return {**counters, **queues, **kv, "alive": self._thread.heartbeat.alive}
+
+    async def view(self, nodes: int, requests: int, first: int = 0) -> View:
+        """What the tree and the queue hold between two steps, for people to look at; see `Scheduler.view`."""
+        self._check_process()
+        return await asyncio.wrap_future(self._thread.call(lambda: self._scheduler.view(nodes, requests, first)))
 
     async def close(self, drain_s: float = 0.0) -> None:
         """Refuse new requests, let running ones go on for up to `drain_s`, end the rest, stop the thread."""

@@ -108,6 +108,11 @@ class RadixTree:
         """Changes whenever a match could have become longer."""
         return self._serial
 
+    @property
+    def now(self) -> int:
+        """The latest moment that `RadixNode.access` can have."""
+        return self._tick
+
     def tick(self) -> int:
         """A moment for `RadixNode.access`, later than all before."""
         self._tick += 1

@@ -9,6 +9,7 @@ from `schedule` to `commit` or `fail` a sequence is in flight.
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -25,6 +26,7 @@ from .planner import Planner
 from .radix import RadixNode
 from .roster import Roster
 from .sequence import Plan, Row, RowResult, Sequence
+from .view import View, view_requests, view_tree
 
 
 class Scheduler:
@@ -243,6 +245,11 @@ class Scheduler:
             evicted=self.holdings.evicted,
             counters=replace(self.counters),
         )
+
+    def view(self, nodes: int, requests: int, first: int = 0) -> View:
+        """At most so many nodes and requests, running ones before waiting ones; of each node the `first` token ids."""
+        everyone = itertools.chain(self.roster.running, self.roster.waiting)
+        return View(view_tree(self.holdings.tree, nodes, first), view_requests(everyone, requests))
 
     def check(self, plan: Plan | None = None) -> None:
         """Raise InvariantError if the books are wrong or `plan` does not agree with them. Looks at everything: slow."""

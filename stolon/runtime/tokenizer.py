@@ -59,6 +59,7 @@ class Tokenizer:
         self.special_tokens = self.control.spellings
         self._reserved = self.control.ids - {_unknown_of(settings["model"], vocab)}
         self._prefix = _prefix_of(backend)
+        self._frames = {count: _frame_of(backend, count) for count in (1, 2)}
         self.bos_token_id = facts.bos_token_id
         self.adds_bos = facts.bos_token_id is not None and facts.bos_token_id in self._prefix
         self.eos_ids = facts.eos_ids
@@ -123,6 +124,29 @@ class Tokenizer:
             ids.extend(part.tokens if isinstance(part, TokenRun) else self.encode_run(part, place))
             place = "inside"
         return ids
+
+    def encode_framed(self, *texts: str, longest: int | None = None) -> tuple[list[int], list[int]]:
+        """One text or two as an embedding model reads them: with all that the tokenizer itself puts around and between
+        them. Returns the tokens, and of each to which of the texts it belongs, as the tokenizer counts (0 or 1).
+
+        longest: the last text is cut so that there are at most so many tokens
+        Raises InvalidRequest if that leaves nothing of it.
+        """
+        runs = [self.encode_run(text, "first") for text in texts]
+        frame = self._frames[len(texts)]
+        if longest is not None:
+            fixed = sum(isinstance(part, int) for part, _ in frame) + sum(map(len, runs[:-1]))
+            if longest <= fixed:
+                raise InvalidRequest(f"at most {longest} tokens leave no room: {fixed} are needed around the text")
+            runs[-1] = runs[-1][: longest - fixed]
+        ids: list[int] = []
+        types: list[int] = []
+        waiting = iter(runs)
+        for part, kind in frame:
+            run = [part] if isinstance(part, int) else next(waiting)
+            ids.extend(run)
+            types.extend([kind] * len(run))
+        return ids, types
 
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
         """The text that `ids` stand for, on their own. Bytes that are no UTF-8 become U+FFFD."""
@@ -189,6 +213,18 @@ def _prefix_of(backend: Backend) -> list[int]:
         if full[start : start + len(bare)] == bare:
             return full[:start]
     return []
+
+
+def _frame_of(backend: Backend, count: int) -> list[tuple[int | None, int]]:
+    """What the tokenizer puts around `count` texts: control tokens, and None for each text; each with its type."""
+    found = backend.encode("a", "a" if count > 1 else None, add_special_tokens=True)
+    frame: list[tuple[int | None, int]] = []
+    inside: int | None = None
+    for id, kind, text in zip(found.ids, found.type_ids, found.sequence_ids, strict=True):
+        if text is None or text != inside:
+            frame.append((id if text is None else None, kind))
+        inside = text
+    return frame
 
 
 def _spaces_only_the_first(settings: dict[str, Any]) -> bool:

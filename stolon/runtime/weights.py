@@ -87,6 +87,13 @@ class Checkpoint:
             raise CheckpointError(f"{path}: tensor {name} holds NaN or infinity as {self._dtype}")
         return tensor
 
+    def __contains__(self, name: object) -> bool:
+        return name in self._where
+
+    def drop(self, *starts: str) -> None:
+        """Leave out the tensors whose names start so: the model does without them."""
+        self._ignored.update(name for name in self._where if name.startswith(starts))
+
     def finish(self) -> None:
         """Raises CheckpointError if a tensor is left that the model has no place for."""
         left = [n for n in self._where if n not in self._ignored and not n.endswith(IGNORED_SUFFIXES)]

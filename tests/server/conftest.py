@@ -45,14 +45,17 @@ StartServer = Callable[..., Awaitable[Running]]
 
 @pytest.fixture
 async def start() -> AsyncIterator[StartServer]:
-    """Starts servers that end with the test: start(engine, key=..., **fields of ServerConfig)."""
+    """Starts servers that end with the test: start(engine, key=..., admin=..., **fields of ServerConfig)."""
     async with AsyncExitStack() as stack:
 
-        async def start_one(engine: FakeEngine | None = None, *, key: str | None = None, **fields: object) -> Running:
+        async def start_one(
+            engine: FakeEngine | None = None, *, key: str | None = None, admin: str | None = None, **fields: object
+        ) -> Running:
             engine = engine or FakeEngine()
             settings = ServerConfig(**fields)  # pyright: ignore[reportArgumentType]
             service = Service(settings, engine)
-            app = build_app(service, None if key is None else auth.digest(key))
+            digests = [None if each is None else auth.digest(each) for each in (key, admin)]
+            app = build_app(service, auth.Keys(*digests))
             sock = socket.create_server(("127.0.0.1", 0))
             port = sock.getsockname()[1]
             listener = await listen(app, settings, sock)

@@ -10,6 +10,7 @@ import socket
 import sys
 
 from stolon.runtime.server.app import build_app
+from stolon.runtime.server.auth import Keys
 from stolon.runtime.server.connection import listen
 from stolon.runtime.server.service import Service
 from stolon.runtime.server.settings import ServerConfig
@@ -21,7 +22,7 @@ async def serve(drain_seconds: float) -> None:
     settings = ServerConfig(drain_seconds=drain_seconds)
     service = Service(settings, FakeEngine(context_length=1 << 20, pace_s=0.01))
     sock = socket.create_server(("127.0.0.1", 0))
-    listener = await listen(build_app(service, None), settings, sock)
+    listener = await listen(build_app(service, Keys()), settings, sock)
     stop = StopSignals()
     print(sock.getsockname()[1], flush=True)
     await until_stopped(service, stop)

@@ -15,7 +15,7 @@ from tests.server.conftest import Running, StartServer
 from tests.server.raw import ask, exchange, parsed
 
 KEY = "sk-CANARY-5f0e"
-OPEN = {"/health", "/ready"}
+OPEN = {"/health", "/ready", "/"}
 SERVER = Path(auth_module.__file__).parent
 
 
@@ -199,3 +199,20 @@ def test_the_server_writes_no_file_and_runs_no_code_from_outside() -> None:
                 assert node.func.id not in ("eval", "exec", "compile", "open", "__import__"), (
                     f"{path.name}:{node.lineno}"
                 )
+
+
+async def test_the_admin_key_opens_everything_and_the_operators_routes_open_to_no_other(start: StartServer) -> None:
+    server = await start(key=KEY, admin="sk-OPERATOR")
+
+    async def status(path: str, key: str) -> int:
+        return (await ask(server.port, f"GET {path} HTTP/1.1\nHost: a\nAuthorization: Bearer {key}")).status
+
+    assert await status("/v1/models", KEY) == await status("/v1/models", "sk-OPERATOR") == 200
+    assert await status("/flush_cache", KEY) == 401
+    assert await status("/flush_cache", "sk-OPERATOR") == 200
+
+
+async def test_an_admin_key_alone_leaves_the_other_routes_open(start: StartServer) -> None:
+    server = await start(admin="sk-OPERATOR")
+    assert (await ask(server.port, "GET /v1/models HTTP/1.1\nHost: a")).status == 200
+    assert (await ask(server.port, "GET /flush_cache HTTP/1.1\nHost: a")).status == 401

@@ -82,7 +82,7 @@ class ModelConfig:
         return self.linear_size + (0 if self.tied else self.table_size)
 
 
-class _Fields:
+class ConfigFields:
     """Reads typed fields of one JSON file; every complaint names the file and the field."""
 
     def __init__(self, data: JsonObject, path: Path) -> None:
@@ -120,6 +120,16 @@ class _Fields:
             raise self.fail(f"{name} must be true or false, got {value!r}")
         return value
 
+    def architecture(self) -> str:
+        names = self.data.get("architectures")
+        if not isinstance(names, list) or len(names) != 1 or not isinstance(names[0], str):
+            raise self.fail(f"architectures must be a list with one name, got {names!r}")
+        return names[0]
+
+    def dtype(self) -> str:
+        """The type of the weights as the checkpoint names it, or "" where it does not."""
+        return str(self.data.get("dtype") or self.data.get("torch_dtype") or "").removeprefix("torch.")
+
     def table(self, name: str) -> JsonObject:
         value = self.data.get(name) or {}
         if not isinstance(value, dict):
@@ -131,34 +141,34 @@ class _Fields:
 class _Family:
     """What an architecture's name implies beyond the fields of its config."""
 
-    qkv_bias: Callable[[_Fields], bool]
-    output_bias: Callable[[_Fields], bool]
-    windows: Callable[[_Fields, int], tuple[int | None, ...]]
+    qkv_bias: Callable[[ConfigFields], bool]
+    output_bias: Callable[[ConfigFields], bool]
+    windows: Callable[[ConfigFields, int], tuple[int | None, ...]]
     qk_norm: bool = False
 
 
-def _attention_bias(fields: _Fields) -> bool:
+def _attention_bias(fields: ConfigFields) -> bool:
     return fields.boolean("attention_bias", False)
 
 
-def _always(_: _Fields) -> bool:
+def _always(_: ConfigFields) -> bool:
     return True
 
 
-def _never(_: _Fields) -> bool:
+def _never(_: ConfigFields) -> bool:
     return False
 
 
-def _no_window(_: _Fields, layers: int) -> tuple[int | None, ...]:
+def _no_window(_: ConfigFields, layers: int) -> tuple[int | None, ...]:
     return (None,) * layers
 
 
-def _same_window(fields: _Fields, layers: int) -> tuple[int | None, ...]:
+def _same_window(fields: ConfigFields, layers: int) -> tuple[int | None, ...]:
     window = fields.data.get("sliding_window")
     return (None if window is None else fields.integer("sliding_window", high=MAX_CONTEXT),) * layers
 
 
-def _window_by_layer(fields: _Fields, layers: int) -> tuple[int | None, ...]:
+def _window_by_layer(fields: ConfigFields, layers: int) -> tuple[int | None, ...]:
     """Qwen: `layer_types` decides where it is given, else the layers from `max_window_layers` on are windowed."""
     if not fields.boolean("use_sliding_window", False) or fields.data.get("sliding_window") is None:
         return _no_window(fields, layers)
@@ -198,12 +208,16 @@ def read_json(path: Path) -> JsonObject:
     return data
 
 
+# the same decoders without a head, as embedding models are saved
+HEADLESS = {name.replace("ForCausalLM", "Model"): name for name in FAMILIES}
+
+
 def read_model_config(directory: Path) -> ModelConfig:
     """The model that `directory/config.json` describes; `auto_map` and other pointers to code are not followed.
 
     Raises CheckpointError with the file and the field for what is missing, wrong or not supported.
     """
-    fields = _Fields(read_json(directory / "config.json"), directory / "config.json")
+    fields = ConfigFields(read_json(directory / "config.json"), directory / "config.json")
     architecture = _architecture(fields)
     family = FAMILIES[architecture]
     _refuse_unsupported(fields)
@@ -233,21 +247,20 @@ def read_model_config(directory: Path) -> ModelConfig:
         output_bias=family.output_bias(fields),
         mlp_bias=fields.boolean("mlp_bias", False) if architecture == "LlamaForCausalLM" else False,
         qk_norm=family.qk_norm,
-        dtype=str(fields.data.get("dtype") or fields.data.get("torch_dtype") or "").removeprefix("torch."),
+        dtype=fields.dtype(),
         eos_token_ids=_eos_token_ids(directory, fields, vocab),
     )
 
 
-def _architecture(fields: _Fields) -> str:
-    names = fields.data.get("architectures")
-    if not isinstance(names, list) or len(names) != 1 or not isinstance(names[0], str):
-        raise fields.fail(f"architectures must be a list with one name, got {names!r}")
-    if names[0] not in FAMILIES:
-        raise fields.fail(f"architecture {names[0]} is not supported; supported are {', '.join(FAMILIES)}")
-    return names[0]
+def _architecture(fields: ConfigFields) -> str:
+    name = fields.architecture()
+    name = HEADLESS.get(name, name)
+    if name not in FAMILIES:
+        raise fields.fail(f"architecture {name} is not supported; supported are {', '.join(FAMILIES)}")
+    return name
 
 
-def _refuse_unsupported(fields: _Fields) -> None:
+def _refuse_unsupported(fields: ConfigFields) -> None:
     activation = fields.data.get("hidden_act", "silu")
     if activation != "silu":
         raise fields.fail(f"hidden_act {activation!r} is not supported; supported is silu")
@@ -255,7 +268,7 @@ def _refuse_unsupported(fields: _Fields) -> None:
         raise fields.fail("quantization_config: quantized checkpoints are not supported; use the original weights")
 
 
-def _head_dim(fields: _Fields, hidden: int, heads: int) -> int:
+def _head_dim(fields: ConfigFields, hidden: int, heads: int) -> int:
     if fields.data.get("head_dim") is None and hidden % heads:
         raise fields.fail(f"hidden_size ({hidden}) must be a multiple of num_attention_heads ({heads})")
     head_dim = fields.integer("head_dim", hidden // heads)
@@ -264,10 +277,10 @@ def _head_dim(fields: _Fields, hidden: int, heads: int) -> int:
     return head_dim
 
 
-def _rope(fields: _Fields, context: int) -> RopeConfig:
+def _rope(fields: ConfigFields, context: int) -> RopeConfig:
     """Both spellings: `rope_parameters` holds everything, or `rope_theta` stands beside `rope_scaling`."""
     table = {**fields.table("rope_scaling"), **fields.table("rope_parameters")}
-    rope = _Fields(table, fields.path)
+    rope = ConfigFields(table, fields.path)
     kind = table.get("rope_type") or table.get("type") or "default"
     if kind not in ("default", "llama3"):
         raise fields.fail(f"rope type {kind!r} is not supported; supported are default and llama3")
@@ -286,12 +299,12 @@ def _rope(fields: _Fields, context: int) -> RopeConfig:
     )
 
 
-def _eos_token_ids(directory: Path, config: _Fields, vocab: int) -> frozenset[int]:
+def _eos_token_ids(directory: Path, config: ConfigFields, vocab: int) -> frozenset[int]:
     """From generation_config.json where that names any, else from config.json."""
     fields = config
     path = directory / "generation_config.json"
     if path.exists():
-        generation = _Fields(read_json(path), path)
+        generation = ConfigFields(read_json(path), path)
         if generation.data.get("eos_token_id") is not None:
             fields = generation
     value = fields.data.get("eos_token_id")

@@ -37,9 +37,8 @@ ROUTES: tuple[tuple[str, str, ServiceHandler], ...] = (
 )
 
 
-def build_app(service: Service, key_digest: bytes | None) -> web.Application:
-    """The application over `service`; `key_digest` is None where no key is asked for."""
-    surroundings = _Surroundings(service, key_digest)
+def build_app(service: Service, keys: auth.Keys) -> web.Application:
+    surroundings = _Surroundings(service, keys)
     app = web.Application(middlewares=[surroundings.around])
     for method, path, handler in ROUTES:
         app.router.add_route(method, path, _bound(handler, service), expect_handler=_say_nothing_yet)
@@ -64,9 +63,9 @@ async def _finish_headers(request: web.Request, response: web.StreamResponse) ->
 
 
 class _Surroundings:
-    def __init__(self, service: Service, key_digest: bytes | None) -> None:
+    def __init__(self, service: Service, keys: auth.Keys) -> None:
         self._service = service
-        self._key_digest = key_digest
+        self._keys = keys
         self._boot = secrets.token_hex(4)
         self._count = itertools.count(1)
 
@@ -75,8 +74,7 @@ class _Surroundings:
         began = time.monotonic()
         request[REQUEST_ID] = self._id_of(request)
         try:
-            if self._key_digest is not None and not auth.is_open(request):
-                auth.check(request, self._key_digest)
+            auth.admit(request, self._keys)
             response = await handler(request)
         except Exception as error:
             response = errors.response(self._service.explain(error))

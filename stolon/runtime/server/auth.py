@@ -1,38 +1,53 @@
-"""Who may call. Every matched route needs the key, except those that `OPEN` names."""
+"""Who may call. Every matched route needs the key, except those in `OPEN`; the operator's need the admin key."""
 
 from __future__ import annotations
 
 import hashlib
 import hmac
+from dataclasses import dataclass
 
 from aiohttp import web
 
 from .errors import HttpError
 
-OPEN = frozenset({"/health", "/ready"})
+# the page is the same bytes for everybody: what it shows it asks for, with the key that its user types
+OPEN = frozenset({"/health", "/ready", "/"})
+OPERATOR = frozenset({"/flush_cache"})
+IS_ADMIN = web.RequestKey("is_admin", bool)
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """What is kept of the keys. user: None where nobody is asked for one; admin: None where there is none of its own,
+    so that whoever may call may do what the operator may, except read what others sent
+    """
+
+    user: bytes | None = None
+    admin: bytes | None = None
 
 
 def digest(key: str) -> bytes:
-    """What is kept of the key."""
     return hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
 
 
-def is_open(request: web.Request) -> bool:
-    """Decided on the route that was matched, never on what the request says its address is."""
+def admit(request: web.Request, keys: Keys) -> None:
+    """Raises HttpError 401 unless the request carries a key that opens its route; reads nothing of the body.
+
+    Decided on the route that was matched, never on what the request says its address is. Sets IS_ADMIN.
+    """
+    scheme, _, key = request.headers.get("Authorization", "").partition(" ")
+    given = digest(key.strip(" ")) if scheme.lower() == "bearer" else b""
+    is_admin = keys.admin is not None and hmac.compare_digest(given, keys.admin)
+    request[IS_ADMIN] = is_admin
     resource = request.match_info.route.resource
-    return resource is not None and resource.canonical in OPEN
+    route = None if resource is None else resource.canonical
+    if is_admin or route in OPEN:
+        return
+    if route in OPERATOR and keys.admin is not None:
+        raise _refusal("this route is the operator's: send the server's admin key as `Authorization: Bearer KEY`")
+    if keys.user is not None and not hmac.compare_digest(given, keys.user):
+        raise _refusal("send the server's key as `Authorization: Bearer KEY`")
 
 
-def check(request: web.Request, expected: bytes) -> None:
-    """Raises HttpError 401 unless the request carries the key; reads nothing of the body."""
-    header = request.headers.get("Authorization", "")
-    scheme, _, key = header.partition(" ")
-    is_right = hmac.compare_digest(digest(key.strip(" ")), expected)
-    if scheme.lower() != "bearer" or not is_right:
-        raise HttpError(
-            401,
-            "invalid_api_key",
-            "send the server's key as `Authorization: Bearer KEY`",
-            close=True,
-            headers=(("WWW-Authenticate", "Bearer"),),
-        )
+def _refusal(message: str) -> HttpError:
+    return HttpError(401, "invalid_api_key", message, close=True, headers=(("WWW-Authenticate", "Bearer"),))

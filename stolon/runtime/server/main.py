@@ -43,14 +43,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     settings, config = parse(arguments)
     _configure_logging(settings)
     try:
-        key = _key(settings)
-        sock = _bound_socket(settings, has_key=key is not None)
+        keys = _keys(settings)
+        sock = _bound_socket(settings, has_key=keys.user is not None)
         # while the model is being loaded there is nothing to finish: a signal may end the process at once
         signal.signal(signal.SIGINT, signal.SIG_DFL)
-        return asyncio.run(_serve(settings, config, sock, None if key is None else auth.digest(key)))
+        return asyncio.run(_serve(settings, config, sock, keys))
     except _CannotStart as error:
         print(f"{PROGRAM}: error: {error}", file=sys.stderr)
         return error.status
+
+
+def _keys(settings: ServerConfig) -> auth.Keys:
+    if settings.admin_api_key is not None:
+        _check_key(settings.admin_api_key, "admin")
+    key, admin = (None if given is None else auth.digest(given) for given in (_key(settings), settings.admin_api_key))
+    if key is not None and key == admin:
+        raise _CannotStart("--admin-api-key must not be the key of all clients", 2)
+    return auth.Keys(key, admin)
 
 
 def _key(settings: ServerConfig) -> str | None:
@@ -64,10 +73,15 @@ def _key(settings: ServerConfig) -> str | None:
         except (OSError, UnicodeDecodeError) as error:
             reason = error.strerror if isinstance(error, OSError) else "it is not text"
             raise _CannotStart(f"--api-key-file cannot be read: {reason}", 2) from None
-    most = limits.LENGTHS["api_key"].high
-    if key is not None and not (0 < len(key) <= most and key.isascii() and key.isprintable() and key == key.strip()):
-        raise _CannotStart(f"the api key must be 1–{most} printable ASCII characters, without spaces around it", 2)
+    if key is not None:
+        _check_key(key, "api")
     return key
+
+
+def _check_key(key: str, name: str) -> None:
+    most = limits.LENGTHS["api_key"].high
+    if not (0 < len(key) <= most and key.isascii() and key.isprintable() and key == key.strip()):
+        raise _CannotStart(f"the {name} key must be 1–{most} printable ASCII characters, without spaces around it", 2)
 
 
 def _bound_socket(settings: ServerConfig, *, has_key: bool) -> socket.socket:
@@ -101,9 +115,9 @@ def _bound_socket(settings: ServerConfig, *, has_key: bool) -> socket.socket:
     return sock
 
 
-async def _serve(settings: ServerConfig, config: EngineConfig, sock: socket.socket, digest: bytes | None) -> int:
+async def _serve(settings: ServerConfig, config: EngineConfig, sock: socket.socket, keys: auth.Keys) -> int:
     service = Service(settings)
-    listener = await listen(build_app(service, digest), settings, sock)
+    listener = await listen(build_app(service, keys), settings, sock)
     try:
         engine = await asyncio.to_thread(_load, config)
         service.serve(engine)

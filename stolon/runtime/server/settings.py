@@ -20,6 +20,11 @@ class ServerConfig:
     api_key: str | None = field(
         default=None, repr=False, metadata=flag("key that clients must send (visible in the process list)")
     )
+    admin_api_key: str | None = field(
+        default=None,
+        repr=False,
+        metadata=flag("key of the operator: flushes the cache, and shows the text of cached tokens on the page"),
+    )
     api_key_file: str | None = field(default=None, metadata=flag("file whose first line is the key"))
     insecure_no_auth: bool = field(default=False, metadata=flag("listen beyond loopback without any key"))
     log_level: LogLevel = field(default="info", metadata=flag("least severity that is logged"))

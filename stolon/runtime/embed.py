@@ -1,0 +1,99 @@
+"""The engine of embedding models and classifiers: texts in, vectors out."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import weakref
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..lang.errors import BackendTimeout, ContextLengthError, EngineClosedError, InvalidRequest
+from .config import EngineConfig
+from .embed_loop import EmbeddingThread, Vectors
+from .loop import Heartbeat
+from .packed import Tokens, load_packed
+from .tokenizer import Tokenizer
+from .weights import model_directory
+
+
+class EmbeddingEngine:
+    """One model on one device, computing for all who ask. Construction loads the model and starts the thread.
+
+    width: numbers in a vector; is_classifier: they are the logits of labels
+    """
+
+    chat = None
+
+    def __init__(self, config: EngineConfig) -> None:
+        folder = model_directory(config.model_path)
+        self.config = config
+        self.tokenizer = Tokenizer.load(folder if config.tokenizer_path is None else Path(config.tokenizer_path))
+        model = load_packed(folder, config)
+        self.memory_report = model.report
+        self.context_length = model.context_length
+        self.vocab_size = model.vocab_size
+        self.width = model.width
+        self.is_classifier = model.is_classifier
+        self._thread = EmbeddingThread(
+            model, token_budget=config.scheduler.token_budget, most_waiting=config.scheduler.max_queued_requests
+        )
+        self._at_exit = weakref.finalize(self, self._thread.stop)
+        self._process = os.getpid()
+
+    @property
+    def model_name(self) -> str:
+        """The name that clients use."""
+        return self.config.served_model_name or Path(self.config.model_path).name
+
+    @property
+    def heartbeat(self) -> Heartbeat:
+        return self._thread.heartbeat
+
+    def frame(self, *texts: str, longest: int | None = None) -> Tokens:
+        """A text, or a pair of texts, as the model reads it. Raises InvalidRequest as `encode_framed` does."""
+        return Tokens(*self.tokenizer.encode_framed(*texts, longest=longest))
+
+    async def embed(self, texts: Sequence[Tokens], *, timeout_s: float | None = None) -> Vectors:
+        """float32 [texts, width], in order, each of length 1 (logits are as they are). Cancelling ends the work.
+
+        Raises InvalidRequest, ContextLengthError, OverloadedError, BackendTimeout, EngineError, EngineClosedError.
+        """
+        if os.getpid() != self._process:
+            raise EngineClosedError("the engine cannot be used after fork: its thread stayed in the parent process")
+        for text in texts:
+            self._check(text.ids)
+        try:
+            return await asyncio.wait_for(self._thread.vectors(texts), timeout_s)
+        except asyncio.TimeoutError:
+            raise BackendTimeout(f"the request did not end within {timeout_s:g} seconds; send less at once") from None
+
+    async def flush_cache(self) -> bool:
+        """There is no cache."""
+        return True
+
+    def stats(self) -> dict[str, object]:
+        """Counters since the start, and gauges: `running` and `waiting` in texts."""
+        return self._thread.stats()
+
+    async def close(self, drain_s: float = 0.0) -> None:
+        """Refuse new texts, let waiting ones go on for up to `drain_s`, end the rest, stop the thread."""
+        await asyncio.to_thread(self.shutdown, drain_s)
+
+    def shutdown(self, drain_s: float = 0.0) -> None:
+        """`close` for callers without an event loop. A second call does nothing."""
+        if os.getpid() == self._process:
+            self._thread.stop(drain_s)
+
+    def _check(self, ids: Sequence[int]) -> None:
+        if not ids:
+            raise InvalidRequest("a text has no tokens; send at least one", param="input")
+        if len(ids) > self.context_length:
+            raise ContextLengthError(
+                f"the text has {len(ids)} tokens, but the model reads at most {self.context_length}; shorten it, or "
+                "have it cut with truncate_prompt_tokens",
+                param="input",
+            )
+        if not (min(ids) >= 0 and max(ids) < self.vocab_size):
+            wrong = next(id for id in ids if not 0 <= id < self.vocab_size)
+            raise InvalidRequest(f"the vocabulary has ids 0 to {self.vocab_size - 1}, got {wrong}", param="input")
