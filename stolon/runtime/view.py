@@ -1,4 +1,4 @@
-"""What people look at: a bounded part of the tree and of the requests, as plain values that nothing changes any more."""
+"""What people look at: a bounded part of the tree and of the requests, as plain values that nothing changes."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class NodeView:
 
 @dataclass(frozen=True, slots=True)
 class RequestView:
-    """One answer that waits or runs; sizes in tokens. most: of its answer; cached: of its prompt, None before it ran."""
+    """One answer that waits or runs; sizes in tokens. most: of its answer; cached: of its prompt, None at first."""
 
     id: int
     status: str
