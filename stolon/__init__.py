@@ -23,7 +23,10 @@ if TYPE_CHECKING:
     from .lang.build import assistant_begin as assistant_begin
     from .lang.build import assistant_end as assistant_end
     from .lang.build import gen as gen
+    from .lang.build import gen_int as gen_int
+    from .lang.build import gen_string as gen_string
     from .lang.build import select as select
+    from .lang.build import separate_reasoning as separate_reasoning
     from .lang.build import system as system
     from .lang.build import system_begin as system_begin
     from .lang.build import system_end as system_end
@@ -34,6 +37,7 @@ if TYPE_CHECKING:
     from .lang.choices import greedy_token_selection as greedy_token_selection
     from .lang.choices import token_length_normalized as token_length_normalized
     from .lang.choices import unconditional_likelihood_normalized as unconditional_likelihood_normalized
+    from .lang.constraint import Constraint as Constraint
     from .lang.errors import BackendError as BackendError
     from .lang.errors import BackendProtocolError as BackendProtocolError
     from .lang.errors import BackendRequestError as BackendRequestError
@@ -74,9 +78,10 @@ _HOME = {
     "backends.scripted": "Scripted",
     "lang.backend": "Backend Capabilities GenerateRequest",
     "lang.batch": "Batch",
-    "lang.build": "assistant assistant_begin assistant_end gen select system system_begin system_end tool "
-    "user user_begin user_end",
+    "lang.build": "assistant assistant_begin assistant_end gen gen_int gen_string select separate_reasoning system "
+    "system_begin system_end tool user user_begin user_end",
     "lang.choices": "greedy_token_selection token_length_normalized unconditional_likelihood_normalized",
+    "lang.constraint": "Constraint",
     "lang.errors": "BackendError BackendProtocolError BackendRequestError BackendTimeout BackendUnavailable Cancelled "
     "ChatTemplateError CheckpointError ContextLengthError EngineClosedError EngineError GenerationError "
     "InvalidRequest NoBackendError OverloadedError ProgramError StolonError StreamTruncatedError UnsupportedError",
@@ -99,6 +104,7 @@ __all__ = [  # spelled out, for type checkers; a test compares it with the table
     "Capabilities",
     "ChatTemplateError",
     "CheckpointError",
+    "Constraint",
     "ContextLengthError",
     "Delta",
     "EngineClosedError",
@@ -129,9 +135,12 @@ __all__ = [  # spelled out, for type checkers; a test compares it with the table
     "flush_cache",
     "function",
     "gen",
+    "gen_int",
+    "gen_string",
     "get_server_info",
     "greedy_token_selection",
     "select",
+    "separate_reasoning",
     "set_default_backend",
     "system",
     "system_begin",

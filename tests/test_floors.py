@@ -29,7 +29,7 @@ RUNTIME_FLOORS: tuple[tuple[str, ...], ...] = (
 )
 LANG_NAMES_FOR_THE_RUNTIME = {"types", "constraint", "errors"}
 LOCAL_ONLY = {"torch", "transformers", "safetensors", "tokenizers", "numpy", "jinja2", "triton"}
-REMOTE_ONLY = {"openai", "aiohttp", "tqdm"}
+REMOTE_ONLY = {"openai", "aiohttp", "tqdm", "pydantic"}
 
 
 def dotted(path: Path) -> str:
@@ -75,7 +75,7 @@ def test_the_language_imports_only_itself_and_the_standard_library() -> None:
     for name, target in imports_within("lang"):
         top = target.split(".")[0]
         ours = target.startswith("stolon.lang") or (name, target) == ("stolon.lang", "stolon")
-        small = top in {"typing_extensions", "tqdm"}
+        small = top in {"typing_extensions", "tqdm", "pydantic", "pydantic_core"}
         assert ours or small or top in sys.stdlib_module_names, f"{name} imports {target}"
 
 

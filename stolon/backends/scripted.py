@@ -12,6 +12,7 @@ from functools import lru_cache
 from typing import Union, cast
 
 from ..lang.backend import Backend, Capabilities, GenerateRequest
+from ..lang.constraint import KINDS
 from ..lang.prompt import Prompt
 from ..lang.types import Delta, FinishReason, SamplingParams, Score, TokenLogprob, Usage
 
@@ -19,7 +20,13 @@ Answer = Union[str, BaseException]  # noqa: UP007  (evaluated at run time; `|` n
 Script = Union[Answer, Sequence[Answer], Mapping[str, Answer], Callable[[GenerateRequest], Answer]]  # noqa: UP007
 Scorer = Callable[[str, str], float]  # (text of the prompt, option) -> log-probability per token
 
-EVERYTHING = Capabilities(params=frozenset(field.name for field in fields(SamplingParams)), score=True, choose=True)
+EVERYTHING = Capabilities(
+    params=frozenset(field.name for field in fields(SamplingParams)),
+    score=True,
+    choose=True,
+    constraints=KINDS,
+    constrains_after=True,
+)
 
 
 @dataclass(frozen=True, slots=True)

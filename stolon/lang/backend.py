@@ -29,6 +29,8 @@ class Capabilities:
     score: bool = False  # log-probabilities of given options
     choose: bool = False  # can answer with exactly one of given options
     constraints: frozenset[str] = frozenset()
+    constrains_after: bool = False  # also from a text on that the model says first (`Constraint.after`)
+    keeps_forms: bool = False  # an answer cannot but have its form, so that nobody need check it
     refusals: tuple[tuple[str, str], ...] = ()  # (argument, why it cannot be honoured and what to do)
 
 

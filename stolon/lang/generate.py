@@ -9,13 +9,16 @@ from collections.abc import Coroutine
 from dataclasses import dataclass, replace
 from typing import Any
 
+from .asking_again import ask_again
 from .backend import Backend, GenerateRequest
 from .choices import best_index, softmax, token_length_normalized
-from .errors import BackendError, BackendRequestError, EngineClosedError, OverloadedError
+from .constraint import Constraint
+from .errors import BackendError, BackendRequestError, EngineClosedError, OverloadedError, UnsupportedError
 from .info import Info, whole
 from .ir import Gen, Select
 from .options import Resolved
 from .types import Delta, Score, Usage
+from .understanding import Listener, understood
 from .variables import Variable
 
 FIRST_PAUSE_S = 0.1  # before the first retry; doubles from then on
@@ -23,11 +26,22 @@ FIRST_PAUSE_S = 0.1  # before the first retry; doubles from then on
 
 @dataclass(slots=True, eq=False)
 class Generation:
-    """A `gen` or `select` to be carried out; `variable` hears the increments of its first answer."""
+    """A `gen` or `select` to be carried out; `variable` hears the increments of its first answer.
+
+    thoughts: becomes what the model thought, where that is told apart from the answer
+    """
 
     node: Gen[Any] | Select[Any]
     variable: Variable
     resolved: Resolved
+    thoughts: Variable | None = None
+
+
+def constraint_of(node: Gen[Any] | Select[Any]) -> Constraint | None:
+    """The form that the backend is to hold the answer to."""
+    if isinstance(node, Select) or node.form is None or node.form.constraint is None or node.marks is None:
+        return node.form.constraint if isinstance(node, Gen) and node.form is not None else None
+    return replace(node.form.constraint, after=node.marks.end)
 
 
 def answer(backend: Backend, op: Generation, request: GenerateRequest) -> Coroutine[Any, Any, Info]:
@@ -37,9 +51,11 @@ def answer(backend: Backend, op: Generation, request: GenerateRequest) -> Corout
 
 
 def _once(backend: Backend, op: Generation, request: GenerateRequest) -> Coroutine[Any, Any, Info]:
-    if isinstance(op.node, Gen):
-        return _generate(backend, op, request)
-    return _select(backend, op.node, op.variable, request)
+    if isinstance(op.node, Select):
+        return _select(backend, op.node, op.variable, request)
+    if op.node.asks_again and request.constraint is not None:
+        return _held_or_asked_again(backend, op, op.node, request.constraint, request)
+    return _generate(backend, op, op.node, request)
 
 
 async def _retried(backend: Backend, op: Generation, request: GenerateRequest) -> Info:
@@ -56,9 +72,25 @@ async def _retried(backend: Backend, op: Generation, request: GenerateRequest) -
             attempt += 1
 
 
-async def _generate(backend: Backend, op: Generation, request: GenerateRequest) -> Info:
+async def _held_or_asked_again(
+    backend: Backend, op: Generation, node: Gen[Any], constraint: Constraint, request: GenerateRequest
+) -> Info:
+    try:
+        await backend.check(constraint)  # a server may have to be asked what it can
+        is_held = constraint.kind in backend.capabilities.constraints
+    except UnsupportedError:
+        is_held = False
+    if is_held:
+        return await _generate(backend, op, node, request)
+    return await ask_again(backend, node, op.variable, request)
+
+
+async def _generate(backend: Backend, op: Generation, node: Gen[Any], request: GenerateRequest) -> Info:
     started = time.perf_counter()
+    if request.constraint is not None:
+        await backend.check(request.constraint)
     deltas: list[Delta] | None = None
+    listener = Listener(node, op.variable, op.thoughts) if node.form is not None or node.marks is not None else None
     stream = backend.stream(request)
     try:
         async for delta in stream:
@@ -67,7 +99,10 @@ async def _generate(backend: Backend, op: Generation, request: GenerateRequest) 
             else:
                 deltas.append(delta)
             if delta.index == 0:
-                op.variable.feed(delta)
+                if listener is None:
+                    op.variable.feed(delta)
+                else:
+                    listener.hear(delta)
     except BaseException:
         # a backend may answer with any asynchronous iterator; what can be closed is, so that leaving it aborts
         close = getattr(stream, "aclose", None)
@@ -75,7 +110,14 @@ async def _generate(backend: Backend, op: Generation, request: GenerateRequest) 
             await close()
         raise
     seconds = time.perf_counter() - started
-    return whole(deltas or (), request.params.n, seconds, text_in_logprobs=op.resolved.text_in_logprobs)
+    info = whole(deltas or (), request.params.n, seconds, text_in_logprobs=op.resolved.text_in_logprobs)
+    if listener is None:
+        return info
+    checks = not backend.capabilities.keeps_forms
+    if not info.alternatives:
+        return understood(info, node, request.params, checks=checks)
+    infos = tuple(understood(one, node, request.params, checks=checks) for one in info.alternatives)
+    return replace(infos[0], alternatives=infos)
 
 
 async def _select(backend: Backend, node: Select[Any], variable: Variable, request: GenerateRequest) -> Info:

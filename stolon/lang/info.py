@@ -25,6 +25,8 @@ class Info:
     usage: of the whole request, also where it had several answers
     probs, scores: of a select, by option; probabilities are the softmax of what the choices method ranks by
     alternatives: all the answers of a gen with n > 1, this one first
+    value: what the text of a gen with a form was read as
+    reasoning: what the model thought before it answered, where that is told apart; no part of `text`
     """
 
     text: str
@@ -40,6 +42,8 @@ class Info:
     seconds: float = 0.0
     method_meta: Mapping[str, object] = field(default_factory=_nothing)
     text_in_logprobs: bool = False
+    value: object = None
+    reasoning: str | None = None
 
     def as_delta(self) -> Delta:
         """All of it as one increment."""

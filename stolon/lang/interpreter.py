@@ -11,10 +11,10 @@ from typing import Union
 
 from .backend import GenerateRequest
 from .errors import BackendTimeout, ProgramError
-from .generate import Generation, answer
+from .generate import Generation, answer, constraint_of
 from .hub import get_hub
 from .info import NO_USAGE, Info
-from .ir import NOWHERE, Origin
+from .ir import NOWHERE, Origin, Select
 from .options import seeded
 from .prompt import EMPTY, Generated, Piece, Prompt, RoleClose, RoleOpen, Text
 from .run import Run
@@ -286,13 +286,19 @@ class Chain(Signal):
     def _end_generation(self, op: Generation, info: Info) -> None:
         self._current = None
         self.width = 1  # what follows is each branch's own
-        self.prompt = self.prompt.append(Generated(info.text, info.tokens))
-        op.variable.resolve([one.text for one in info.alternatives] if info.alternatives else info.text, info)
+        # tokens that spell thoughts, too, are no tokens of the text
+        self.prompt = self.prompt.append(Generated(info.text, info.tokens if info.reasoning is None else ()))
+        values = [_value(op, one) for one in info.alternatives or (info,)]
+        op.variable.resolve(values if info.alternatives else values[0], info)
+        if op.thoughts is not None:
+            said = [one.reasoning for one in info.alternatives or (info,)]
+            op.thoughts.resolve(said if info.alternatives else said[0])
 
     def _request(self, op: Generation) -> GenerateRequest:
         return GenerateRequest(
             prompt=self.prompt,
             params=seeded(op.resolved.params, self.path),
+            constraint=constraint_of(op.node),
             program=self.run.program,
             width=self.width,
             timeout_s=self._seconds_left(op),
@@ -347,7 +353,11 @@ class Chain(Signal):
 
     def _fail_op(self, op: Op, failure: Failure) -> None:
         match op:
-            case Generation() | Scope():
+            case Generation():
+                op.variable.fail(failure)
+                if op.thoughts is not None:
+                    op.thoughts.fail(failure)
+            case Scope():
                 op.variable.fail(failure)
             case Branch(children):
                 for child in children:
@@ -356,6 +366,10 @@ class Chain(Signal):
                     child._tell()
             case Text() | RoleOpen() | RoleClose() | Concatenate():
                 pass
+
+
+def _value(op: Generation, info: Info) -> object:
+    return info.text if isinstance(op.node, Select) or op.node.form is None else info.value
 
 
 def _pieces_since(prompt: Prompt, start: Prompt) -> list[Piece]:

@@ -18,6 +18,8 @@ from .prompt import Role
 
 if TYPE_CHECKING:
     from .choices import ChoicesMethod
+    from .forms import Form
+    from .reasoning import Marks
 
 T_co = TypeVar("T_co", covariant=True, default=Any)
 
@@ -63,11 +65,17 @@ class Gen(Node, Generic[T_co]):
     """Text to be generated. The object is also a handle: `s[node]` is what it became in the state `s`.
 
     options: sampling options by the user's names, frozen
+    form: that the text must have; None where any text will do, and is the value
+    marks: of the reasoning that comes before the answer, and is no part of it
+    asks_again: where the backend cannot hold an answer to `form`, ask without, check, and ask again
     """
 
     name: str | None = None
     options: tuple[tuple[str, Any], ...] = ()
     origin: Origin = NOWHERE
+    form: Form | None = None
+    marks: Marks | None = None
+    asks_again: bool = False
 
     def __str__(self) -> str:  # dataclasses with slots lose an inherited __str__ to their own __repr__
         return Node.__str__(self)

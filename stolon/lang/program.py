@@ -19,7 +19,7 @@ from .interpreter import Chain
 from .options import RUN_OPTIONS, SAMPLING_OPTIONS, Launch, Settings, frozen
 from .run import Run, current_run
 from .state import State, Stream
-from .streams import refuse_to_block_a_loop
+from .streams import Piece, refuse_to_block_a_loop
 from .variables import settle
 
 P = ParamSpec("P")
@@ -126,7 +126,7 @@ class Function(Generic[P, R]):
         return self._arun
 
     @property
-    def stream(self) -> Launch[Stream]:
+    def stream(self) -> Launch[Stream[Piece]]:
         """Start it, and read what it says: `for piece in f.stream(...)`, also with `async for`."""
         return self._stream
 
@@ -159,7 +159,7 @@ class Function(Generic[P, R]):
             run.raise_failure()
         return execution.state
 
-    def _stream(self, *args: Any, **kwargs: Any) -> Stream:
+    def _stream(self, *args: Any, **kwargs: Any) -> Stream[Piece]:
         return self._run(*args, **{**kwargs, "stream": True}).stream()
 
     def _prepare(

@@ -15,7 +15,7 @@ from .info import Info
 from .interpreter import Chain, Scope
 from .ir import Expression, Gen, Select, caller, parts_of
 from .prompt import Message, Role
-from .run import current_run
+from .run import Run, current_run
 from .streams import (
     Piece,
     Steps,
@@ -24,6 +24,7 @@ from .streams import (
     adrive,
     drive,
     meta_steps,
+    partial_steps,
     piece_steps,
     renderer,
     text_steps,
@@ -289,9 +290,19 @@ class State(Generic[R_co]):
             raise ValueError("return_meta_data needs the name of a variable")
         return adrive(self.chain.run, self._named_steps(name, meta_steps))
 
-    def stream(self) -> Stream:
-        """Everything that is said, as pieces, for `for` and for `async for`."""
-        return Stream(self)
+    @overload
+    def stream(self) -> Stream[Piece]: ...
+    @overload
+    def stream(self, name: str | Gen[Any] | Select[Any]) -> Stream[Any]: ...
+    def stream(self, name: Key = None) -> Stream[Any]:
+        """Everything that is said, as pieces, for `for` and for `async for`.
+
+        With a name: what that variable is so far, each time it has grown, as plain data (lists, dictionaries, text);
+        a number or a choice comes once, when it is whole. `s[name]` is the value at the end.
+        """
+        if name is None:
+            return Stream(self.chain.run, self.pieces)
+        return Stream(self.chain.run, lambda: self._named_steps(name, partial_steps))
 
     def _text_steps(self, name: Key) -> Steps[str]:
         if name is not None:
@@ -363,17 +374,18 @@ class State(Generic[R_co]):
         return f"<State {status}{': ' if shown else ''}{', '.join(shown)}>"
 
 
-class Stream:
-    """What a running program says, piece by piece; any number of them, each from the beginning."""
+class Stream(Generic[T]):
+    """What a running program says, step by step; any number of them, each from the beginning."""
 
-    def __init__(self, state: State[Any]) -> None:
-        self.state = state
+    def __init__(self, run: Run, steps: Callable[[], Steps[T]]) -> None:
+        self._run = run
+        self._steps = steps
 
-    def __iter__(self) -> Iterator[Piece]:
-        return drive(self.state.chain.run, self.state.pieces())
+    def __iter__(self) -> Iterator[T]:
+        return drive(self._run, self._steps())
 
-    def __aiter__(self) -> AsyncIterator[Piece]:
-        return adrive(self.state.chain.run, self.state.pieces())
+    def __aiter__(self) -> AsyncIterator[T]:
+        return adrive(self._run, self._steps())
 
 
 def _shown(name: Key) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 from collections.abc import AsyncGenerator, Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar, Union
@@ -12,6 +13,7 @@ from .errors import ProgramError
 from .hub import get_hub, loop_runs_here
 from .info import merged, token_meta
 from .interpreter import Chain
+from .partial_json import NOTHING, PartialJSON
 from .prompt import Generated, Prompt, RoleClose, RoleOpen, Text
 from .run import Run, current_run
 from .types import Delta, FinishReason
@@ -144,6 +146,46 @@ def text_steps(variable: Variable) -> Steps[str]:
             yield step
         elif step.text:
             yield step.text
+
+
+def partial_steps(variable: Variable) -> Steps[Any]:
+    """What the value of a variable is so far, each time it has grown; the last one is all of it.
+
+    Of a JSON form: data as `json.loads` gives it, each a copy. Of other forms whose value is no text: the value, once.
+    """
+    form = variable.form
+    if form is not None and form.constraint is not None and form.constraint.kind in ("json_schema", "json_object"):
+        yield from _growing(variable)
+        return
+    if form is None or form.read is str:
+        text = ""
+        for step in text_steps(variable):
+            if isinstance(step, Wait):
+                yield step
+            else:
+                text += step
+                yield text
+        return
+    for step in text_steps(variable):
+        if isinstance(step, Wait):
+            yield step
+    yield variable.result()
+
+
+def _growing(variable: Variable) -> Steps[Any]:
+    reader = PartialJSON()
+    last: Any = NOTHING
+    for step in text_steps(variable):
+        if isinstance(step, Wait):
+            yield step
+            continue
+        reader.feed(step)
+        if reader.value is not NOTHING and reader.value != last:
+            last = copy.deepcopy(reader.value)
+            yield last
+    reader.finish()
+    if reader.value is not NOTHING and reader.value != last:
+        yield copy.deepcopy(reader.value)
 
 
 def meta_steps(variable: Variable) -> Steps[tuple[str, dict[str, Any]]]:

@@ -10,6 +10,7 @@ from contextlib import suppress
 from typing import Protocol
 
 from .errors import Cancelled, GenerationError
+from .forms import Form
 from .hub import Hub, Mailbox, mailbox
 from .info import Info
 from .ir import NOWHERE, Origin, where
@@ -159,12 +160,13 @@ class Failure:
 class Variable(Signal):
     """What one appended `gen` or `select` (or assignment, scope, join) becomes.
 
+    form: of the text, if it has to have one
     log: the increments so far, in order; any number of cursors read it. It goes when the value is there and nobody
     reads along; later readers get everything as one increment.
     """
 
     __slots__ = (
-        "done", "failure", "info", "label", "log", "name", "open_scope", "origin", "readers",
+        "done", "failure", "form", "info", "label", "log", "name", "open_scope", "origin", "readers",
         "text_in_logprobs", "value",
     )  # fmt: skip
 
@@ -181,6 +183,7 @@ class Variable(Signal):
         self.open_scope = False
         self.readers = 0
         self.text_in_logprobs = False
+        self.form: Form | None = None
 
     def ready(self) -> bool:
         return self.done

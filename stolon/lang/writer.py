@@ -7,11 +7,15 @@ from contextlib import suppress
 from typing import Any, NoReturn, Union
 
 from .errors import ProgramError, StolonError, UnsupportedError
-from .interpreter import Chain, Generation
+from .forms import Form
+from .generate import Generation
+from .interpreter import Chain
 from .ir import Gen, Part, RoleBegin, RoleEnd, Select, where
 from .options import check_supported, refusal
 from .prompt import Role, RoleClose, RoleOpen, Text
 from .variables import Variable
+
+THOUGHTS = "_reasoning_content"  # what SGLang appends to the name
 
 # typing.Union: Python 3.10 has no `|` for a subscripted class at run time
 Key = Union[str, None, Gen[Any], Select[Any]]  # noqa: UP007
@@ -74,10 +78,33 @@ class Writer:
         resolved = settings.resolve(node.options)
         if resolved.refused is not None:
             check_supported(resolved, f"{node.label()}{where(node.origin)}")
+        if node.form is not None:
+            self._check_form(node, node.form)
         self._check_place(node)
         variable = self._variable(node)
         variable.text_in_logprobs = resolved.text_in_logprobs
-        self._begin(Generation(node, variable, resolved))
+        variable.form = node.form
+        thoughts = None
+        if node.marks is not None and node.name is not None:
+            thoughts = Variable(node.name + THOUGHTS, node.label(), node.origin)
+            self.declare(thoughts)
+        self._begin(Generation(node, variable, resolved, thoughts))
+
+    def _check_form(self, node: Gen[Any], form: Form) -> None:
+        """Refuse a form that this backend cannot hold an answer to."""
+        capabilities = self.chain.run.settings.capabilities
+        if form.constraint is None or node.asks_again:
+            return
+        kind, label = form.constraint.kind, f"{node.label()}{where(node.origin)}"
+        if kind not in capabilities.constraints:
+            known = ", ".join(sorted(capabilities.constraints)) or "no form at all"
+            why = dict(capabilities.refusals).get(kind, f"it honours {known}")
+            self._refuse(
+                f"{label}: {form.shown}, which needs the form {kind!r}",
+                f"{why}; fallback='retry' checks and asks again",
+            )
+        if node.marks is not None and not capabilities.constrains_after:
+            self._refuse(f"{label}: {form.shown} after reasoning", "leave the reasoning to the server, or use Runtime")
 
     def _append_select(self, node: Select[Any]) -> None:
         settings = self.chain.run.settings
