@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from .constraint import Constraint
 from .errors import InvalidRequest
@@ -58,7 +58,7 @@ def schema_form(schema: object, of_type: Callable[[object], str]) -> Form:
     if isinstance(schema, str):
         text = _parsed(schema)
     elif isinstance(schema, (dict, bool)):
-        text = _dumped(schema)
+        text = _dumped(cast("object", schema))
     else:
         text = of_type(schema)
     return Form(Constraint("json_schema", text), "json_schema=")

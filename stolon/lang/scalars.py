@@ -8,7 +8,7 @@ import enum
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, Literal, cast, get_args, get_origin
 
 from .constraint import Constraint
 from .forms import Form
@@ -58,7 +58,7 @@ def bounds_of(metadata: Sequence[object]) -> Bounds | None:
     for item in metadata:
         inner = getattr(item, "metadata", None)  # pydantic's Field holds what annotated_types would say
         if isinstance(inner, (list, tuple)):
-            deeper = bounds_of(inner)
+            deeper = bounds_of(cast("Sequence[object]", inner))
             if deeper is None or getattr(item, "discriminator", None) is not None:
                 return None
             found |= {name: value for name in _NAMES if (value := getattr(deeper, name)) is not None}

@@ -10,7 +10,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, cast
 from urllib.parse import unquote
 
 from .scalars import DATE, UUID
@@ -54,18 +54,15 @@ class SchemaCheck:
     def problem(self, value: Any) -> str | None:
         """What is wrong with `value`, and where in it; None if nothing is."""
         try:
-            return next(self._problems(self._root, value, ""), None)
+            return next(self.problems(self._root, value, ""), None)
         except RecursionError as error:
             raise UncheckableError("the schema, or the answer, is nested too deeply") from error
 
     def _look(self, schema: Any, where: str) -> None:
         """Find what cannot be checked, once, and the names of sub-schemas."""
-        if isinstance(schema, list):
-            for index, item in enumerate(schema):
-                self._look(item, f"{where}/{index}")
-        if not isinstance(schema, dict):
-            return
-        for key, inner in schema.items():
+        for index, item in enumerate(_list(schema)):
+            self._look(item, f"{where}/{index}")
+        for key, inner in _object(schema).items():
             here = f"{where}/{key}"
             if key in _NOT_HERE:
                 raise UncheckableError(f"schema {here}: {key!r} cannot be checked in the answer of a server")
@@ -76,32 +73,29 @@ class SchemaCheck:
                 self._anchors[inner.lstrip("#")] = schema
             elif key == "pattern" and isinstance(inner, str):
                 _compiled(inner, here)
-            elif key == "patternProperties" and isinstance(inner, dict):
-                for pattern in inner:
+            elif key == "patternProperties":
+                for pattern in _object(inner):
                     _compiled(pattern, here)
             if key in ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas"):
-                for name, one in inner.items() if isinstance(inner, dict) else ():
+                for name, one in _object(inner).items():
                     self._look(one, f"{here}/{name}")
             elif key not in ("enum", "const", "default", "examples"):
                 self._look(inner, here)
 
-    def _problems(self, schema: Any, value: Any, path: str) -> Iterator[str]:
-        if schema is True or schema == {}:
-            return
-        if not isinstance(schema, dict):
-            yield f"{path or 'the answer'} may not be there"
-            return
-        if "$ref" in schema:
-            yield from self._problems(self._resolved(schema["$ref"]), value, path)
-        for key, wanted in schema.items():
+    def problems(self, schema: Any, value: Any, path: str) -> Iterator[str]:
+        """What is wrong with the part of the answer at `path`, one after the other."""
+        if schema is False:
+            yield f"{_place(path)} may not be there"
+        keywords = _object(schema)
+        if "$ref" in keywords:
+            yield from self.problems(self._resolved(keywords["$ref"]), value, path)
+        for key, wanted in keywords.items():
             rule = _RULES.get(key)
-            if rule is not None:
-                kind, check = rule
-                if kind is None or _TYPES[kind](value):
-                    yield from check(self, wanted, value, path, schema)
+            if rule is not None and (rule[0] is None or _TYPES[rule[0]](value)):
+                yield from rule[1](self, wanted, value, path, keywords)
 
     def fits(self, schema: Any, value: Any) -> bool:
-        return next(self._problems(schema, value, ""), None) is None
+        return next(self.problems(schema, value, ""), None) is None
 
     def _resolved(self, reference: str) -> Any:
         pointer = unquote(reference[1:])
@@ -109,14 +103,22 @@ class SchemaCheck:
             if pointer in self._anchors:
                 return self._anchors[pointer]
             raise UncheckableError(f"schema: {reference!r} leads nowhere")
-        found = self._root
+        found: Any = self._root
         for step in pointer.split("/")[1:]:
             step = step.replace("~1", "/").replace("~0", "~")
             try:
-                found = found[int(step)] if isinstance(found, list) else found[step]
+                found = cast("Any", found[int(step)] if isinstance(found, list) else found[step])
             except (KeyError, IndexError, ValueError, TypeError) as error:
                 raise UncheckableError(f"schema: {reference!r} leads nowhere") from error
         return found
+
+
+def _object(value: Any) -> dict[str, Any]:
+    return cast("dict[str, Any]", value) if isinstance(value, dict) else {}
+
+
+def _list(value: Any) -> list[Any]:
+    return cast("list[Any]", value) if isinstance(value, list) else []
 
 
 def _is_number(value: Any) -> bool:
@@ -146,9 +148,9 @@ def _key(value: Any) -> Any:
         case bool():
             return ("bool", value)
         case dict():
-            return ("object", frozenset((name, _key(one)) for name, one in value.items()))
+            return ("object", frozenset((name, _key(one)) for name, one in _object(value).items()))
         case list():
-            return ("array", tuple(map(_key, value)))
+            return ("array", tuple(map(_key, _list(value))))
         case _:
             return value
 
@@ -189,7 +191,7 @@ def _properties(check: SchemaCheck, _: Any, value: Any, path: str, schema: dict[
         schemas = [named[name]] if name in named else []
         schemas += [inner for pattern, inner in patterns.items() if _found(pattern, name)]
         for inner in schemas or [schema.get("additionalProperties", True)]:
-            yield from check._problems(inner, one, here)
+            yield from check.problems(inner, one, here)
 
 
 def _first_of(keys: tuple[str, ...], check: _Check) -> dict[str, tuple[str, _Check]]:
@@ -206,11 +208,11 @@ def _first_of(keys: tuple[str, ...], check: _Check) -> dict[str, tuple[str, _Che
 
 
 def _items(check: SchemaCheck, _: Any, value: Any, path: str, schema: dict[str, Any]) -> Iterator[str]:
-    first, rest = schema.get("prefixItems", []), schema.get("items", True)
+    first, rest = _list(schema.get("prefixItems")), schema.get("items", True)
     if isinstance(rest, list):  # as drafts before 2020-12 spell it
-        first, rest = rest, schema.get("additionalItems", True)
+        first, rest = _list(rest), schema.get("additionalItems", True)
     for index, one in enumerate(value):
-        yield from check._problems(first[index] if index < len(first) else rest, one, f"{path}/{index}")
+        yield from check.problems(first[index] if index < len(first) else rest, one, f"{path}/{index}")
 
 
 def _contains(check: SchemaCheck, wanted: Any, value: Any, path: str, schema: dict[str, Any]) -> Iterator[str]:
@@ -231,24 +233,24 @@ def _dependent(check: SchemaCheck, wanted: Any, value: Any, path: str, _: dict[s
             if isinstance(inner, list):
                 yield from _required(check, inner, value, path, {})
             else:
-                yield from check._problems(inner, value, path)
+                yield from check.problems(inner, value, path)
 
 
 def _names(check: SchemaCheck, wanted: Any, value: Any, path: str, _: dict[str, Any]) -> Iterator[str]:
     for name in value:
-        for problem in check._problems(wanted, name, ""):
+        for problem in check.problems(wanted, name, ""):
             yield f"the name {name!r} in {_place(path)}: {problem}"
 
 
 def _all_of(check: SchemaCheck, wanted: Any, value: Any, path: str, _: dict[str, Any]) -> Iterator[str]:
     for inner in wanted:
-        yield from check._problems(inner, value, path)
+        yield from check.problems(inner, value, path)
 
 
 def _any_of(check: SchemaCheck, wanted: Any, value: Any, path: str, _: dict[str, Any]) -> Iterator[str]:
     firsts: list[str] = []
     for inner in wanted:
-        problem = next(check._problems(inner, value, path), None)
+        problem = next(check.problems(inner, value, path), None)
         if problem is None:
             return
         firsts.append(problem)
@@ -267,7 +269,7 @@ def _not(check: SchemaCheck, wanted: Any, value: Any, path: str, _: dict[str, An
 
 
 def _condition(check: SchemaCheck, wanted: Any, value: Any, path: str, schema: dict[str, Any]) -> Iterator[str]:
-    yield from check._problems(schema.get("then" if check.fits(wanted, value) else "else", True), value, path)
+    yield from check.problems(schema.get("then" if check.fits(wanted, value) else "else", True), value, path)
 
 
 _RULES: Mapping[str, tuple[str | None, _Check]] = {

@@ -63,7 +63,7 @@ def _check_is_type(kind: object) -> None:
         )
 
 
-def _stripped(kind: object) -> tuple[object, tuple[object, ...]]:
+def _stripped(kind: Any) -> tuple[Any, tuple[object, ...]]:
     """A type without its names and notes, and the notes."""
     metadata: tuple[object, ...] = ()
     while True:
@@ -71,7 +71,7 @@ def _stripped(kind: object) -> tuple[object, tuple[object, ...]]:
             kind, *notes = get_args(kind)
             metadata = (*notes, *metadata)
         elif hasattr(kind, "__supertype__"):  # NewType
-            kind = kind.__supertype__  # pyright: ignore[reportAttributeAccessIssue]
+            kind = kind.__supertype__
         elif isinstance(kind, typing_extensions.TypeAliasType):
             kind = kind.__value__
         else:
