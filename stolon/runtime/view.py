@@ -1,4 +1,4 @@
-"""What people look at: a bounded part of the tree and of the requests, as plain values that nothing changes."""
+"""What people look at: a bounded part of the tree and of the requests, as plain values."""
 
 from __future__ import annotations
 
@@ -36,7 +36,10 @@ class NodeView:
 
 @dataclass(frozen=True, slots=True)
 class RequestView:
-    """One answer that waits or runs; sizes in tokens. most: of its answer; cached: of its prompt, None at first."""
+    """One answer that waits or runs; sizes in tokens.
+
+    most: of its answer; cached: of its prompt, None before it ran
+    """
 
     id: int
     status: str

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 from stolon.lang.errors import ChatTemplateError, EngineClosedError
 from stolon.lang.types import Delta, SamplingParams, TokenLogprob, Usage
+from stolon.runtime.view import NodeView, RequestView, View
 
 BOS, TURN, END = 256, 257, 258
 VOCAB = 259
@@ -171,8 +172,21 @@ class FakeEngine:
     async def flush_cache(self) -> bool:
         return self.running == 0
 
+    async def view(self, nodes: int, requests: int, first: int = 0) -> View:
+        """A prefix with two continuations, and one request."""
+        runs = [(1, 0, 5, b"Hello"), (2, 1, 6, b" world"), (3, 1, 6, b" there")]
+        return View(
+            [
+                NodeView(id, up, size, 5 if up == 0 else 11, 0, 0, id, 0, (*text,)[:first])
+                for id, up, size, text in runs
+            ],
+            [RequestView(7, "running", 11, 11, 3, 16, 5, 0, 0)],
+        )
+
     def stats(self) -> dict[str, object]:
-        return {"running": self.running}
+        counters = {"prompt": 11, "cached": 5, "generated": 3, "computed": 8}
+        kv = {"kv_total": 100, "kv_free": 80, "kv_cached": 17, "kv_pinned": 0, "kv_evictable": 17, "kv_evicted": 0}
+        return {"running": self.running, "waiting": 0, **counters, **kv}
 
     async def close(self, drain_s: float = 0) -> None:
         self._is_closed = True

@@ -215,7 +215,7 @@ async def test_the_server_describes_itself(server: Running) -> None:
         assert (info["served_model_name"], info["context_length"], info["is_generation"]) == ("fake", 4096, True)
     for path in ("/get_server_info", "/server_info"):
         async with server.http.get(path) as reply:
-            assert (await reply.json())["internal_states"] == [{"running": 0}]
+            assert (await reply.json())["internal_states"] == [server.engine.stats()]
 
 
 async def test_the_cache_is_flushed_unless_it_is_in_use(start: StartServer) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable
 from aiohttp import web
 
 from .. import limits
-from . import auth, chat, completions, errors, generate, scoring, status
+from . import auth, chat, completions, dashboard, errors, generate, scoring, status
 from .service import REQUEST_ID, Service
 
 logger = logging.getLogger(__name__)
@@ -26,6 +26,8 @@ ROUTES: tuple[tuple[str, str, ServiceHandler], ...] = (
     ("POST", "/score", scoring.answer),
     ("GET", "/v1/models", status.models),
     ("GET", "/v1/models/{model:.+}", status.model),
+    ("GET", "/", dashboard.page),
+    ("GET", "/dashboard/state", dashboard.state),
     ("GET", "/health", status.health),
     ("GET", "/ready", status.ready),
     ("GET", "/get_model_info", status.model_info),
