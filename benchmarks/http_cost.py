@@ -45,6 +45,9 @@ class Tokenizer:
     def encode(self, text: str, *, bos: bool = True) -> list[int]:
         return [0] * bos + [1] * len(text)
 
+    def encode_scaffold(self, text: str) -> list[int]:
+        return self.encode(text, bos=False)
+
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
         return "".join(map(self.token_text, ids))
 
@@ -56,7 +59,9 @@ class Tokenizer:
 
 
 class Chat:
-    def encode(self, messages: Sequence[Any], *, continue_final: bool = False) -> list[int]:
+    source, takes_tools = "<tool_call> name", True
+
+    def encode(self, messages: Sequence[Any], **more: object) -> list[int]:
         return [0, 1, 2]
 
 

@@ -44,9 +44,14 @@ class ChatTemplate:
     def __init__(self, tokenizer: Tokenizer, sources: Mapping[str, str]) -> None:
         """sources: "default", and possibly "tool_use" for requests with tools"""
         self._tokenizer = tokenizer
-        self._sources = "".join(sources.values())
+        self.source = "\n".join(sources.values())
         self._renderers = {name: ChatRenderer(source) for name, source in sources.items()}
         self._cache = RunCache()
+
+    @property
+    def takes_tools(self) -> bool:
+        """Whether a template speaks of tools: otherwise a model would never see them."""
+        return any("tools" in renderer.variables for renderer in self._renderers.values())
 
     @classmethod
     def load(cls, tokenizer: Tokenizer, directory: Path, override: Path | None) -> ChatTemplate | None:
@@ -83,10 +88,21 @@ class ChatTemplate:
         _check_texts([messages, tools])
         return self._render(messages, tools, continue_final)
 
-    def encode(self, messages: Messages, *, tools: Tools | None = None, continue_final: bool = False) -> list[int]:
-        """The same as tokens. What stands in a content never becomes a control token."""
-        mark = self._mark_for(_check_texts([messages, tools]))
-        text = self._render(self._broken(messages, mark), self._broken(tools, mark), continue_final)
+    def encode(
+        self,
+        messages: Messages,
+        *,
+        tools: Tools | None = None,
+        continue_final: bool = False,
+        variables: Mapping[str, Any] | None = None,
+    ) -> list[int]:
+        """The same as tokens. What stands in a content never becomes a control token.
+
+        variables: further ones of the template, which `messages`, `tools` and the like are not
+        """
+        mark = self._mark_for(_check_texts([messages, tools, variables]))
+        parts = self._broken(messages, mark), self._broken(tools, mark)
+        text = self._render(*parts, continue_final, self._broken(variables, mark))
         return self._encode_rendered(text, mark, {})
 
     def encode_parts(self, turns: Sequence[Turn], *, continue_final: bool, tools: Tools | None = None) -> list[int]:
@@ -135,7 +151,13 @@ class ChatTemplate:
             ids = ids[:-1]
         return ids
 
-    def _render(self, messages: Messages, tools: Tools | None, continue_final: bool) -> str:
+    def _render(
+        self,
+        messages: Messages,
+        tools: Tools | None,
+        continue_final: bool,
+        variables: Mapping[str, Any] | None = None,
+    ) -> str:
         if not messages:
             raise ChatTemplateError("messages must not be empty")
         rows = [_normal(message) for message in messages]
@@ -145,11 +167,14 @@ class ChatTemplate:
         if continue_final:
             if not isinstance(rows[-1].get("content"), str):
                 raise ChatTemplateError("the last message has no text to continue")
-            end = _unused(_texts_of([rows, tools]), self._sources)
+            end = _unused(_texts_of([rows, tools]), self.source)
             rows[-1]["content"] += end
         renderer = self._renderers["tool_use" if tools and "tool_use" in self._renderers else "default"]
         text = renderer.render(
-            rows, tools=tools, add_generation_prompt=not continue_final, named_tokens=self._tokenizer.named_tokens
+            rows,
+            tools=tools,
+            add_generation_prompt=not continue_final,
+            named_tokens={**(variables or {}), **self._tokenizer.named_tokens},
         )
         if not end:
             return text
@@ -161,7 +186,7 @@ class ChatTemplate:
         """A character to break control tokens with; empty if no text spells one, or begins to at its end."""
         control = self._tokenizer.control
         if any(control.pattern.search(text) or control.begins_at_end(text) for text in texts):
-            return _unused(texts, self._sources)
+            return _unused(texts, self.source)
         return ""
 
     def _broken(self, value: Any, mark: str) -> Any:

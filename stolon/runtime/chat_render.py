@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 from jinja2 import TemplateError, nodes
 from jinja2.exceptions import SecurityError
 from jinja2.ext import Extension, loopcontrols
+from jinja2.meta import find_undeclared_variables
 from jinja2.parser import Parser
 from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
@@ -50,7 +51,9 @@ class ChatRenderer:
     def __init__(self, source: str) -> None:
         environment = _Sandbox()
         try:
-            tree = _Meter().visit(environment.parse(source))
+            parsed = environment.parse(source)
+            self.variables = frozenset(find_undeclared_variables(parsed))
+            tree = _Meter().visit(parsed)
             self._template = environment.from_string(tree)
         except Exception as error:  # a template can make the compiler fail in any way, RecursionError among them
             raise ChatTemplateError(f"the chat template cannot be compiled: {_reason(error)}") from error

@@ -113,6 +113,12 @@ LENGTHS: dict[str, Length] = {
     "request_id": Length(low=1, high=128, unit="characters"),
     "options": Length(low=1, high=1024, unit="options"),
     "option_characters": Length(low=1, high=1 << 16, unit="characters"),
+    "tools": Length(high=128, unit="tools"),
+    "tool_calls": Length(high=128, unit="calls"),
+    "tool_name": Length(low=1, high=64, unit="characters"),
+    "format_name": Length(low=1, high=64, unit="characters"),
+    "pattern": Length(low=1, high=1 << 16, unit="characters"),
+    "grammar": Length(low=1, high=1 << 18, unit="characters"),
     "api_key": Length(low=1, high=256, unit="characters"),
 }
 

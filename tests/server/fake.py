@@ -7,10 +7,13 @@ backwards, so a test can work out what must come back.
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
+from stolon.lang.constraint import Constraint
 from stolon.lang.errors import ChatTemplateError, EngineClosedError
 from stolon.lang.types import Delta, SamplingParams, TokenLogprob, Usage
 from stolon.runtime.view import NodeView, RequestView, View
@@ -28,6 +31,9 @@ class ByteTokenizer:
     def encode(self, text: str, *, bos: bool = True) -> list[int]:
         return [BOS] * (bos and self.bos_token_id is not None) + list(text.encode())
 
+    def encode_scaffold(self, text: str) -> list[int]:
+        return self.encode(text, bos=False)
+
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
         kept = [id for id in ids if id < BOS or not skip_special_tokens]
         return b"".join(map(self.token_bytes, kept)).decode(errors="replace")
@@ -40,15 +46,36 @@ class ByteTokenizer:
 
 
 class Turns:
-    """`role: content` after a TURN for each message. A tool's message is refused, as many templates do."""
+    """`role: content` after a TURN for each message; tools, variables and calls as JSON.
 
-    def encode(self, messages: Sequence[Mapping[str, str]], *, continue_final: bool = False) -> list[int]:
+    A conversation with "forbidden" in it is refused, as templates refuse what they do not like.
+    """
+
+    def __init__(self, source: str = '<tool_call>{"name"', *, takes_tools: bool = True, opening: str = "") -> None:
+        """opening: what the start of an answer has after its role"""
+        self.source = source
+        self.takes_tools = takes_tools
+        self._opening = opening
+
+    def encode(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        continue_final: bool = False,
+        variables: Mapping[str, Any] | None = None,
+    ) -> list[int]:
         ids = [BOS]
+        for name, extra in (("tools", tools), ("variables", variables)):
+            if extra:
+                ids += [TURN, *f"{name}: {json.dumps(extra)}".encode()]
         for message in messages:
-            if message["role"] == "tool":
-                raise ChatTemplateError("the template says: no tools here")
-            ids += [TURN, *f"{message['role']}: {message['content']}".encode()]
-        return ids if continue_final else [*ids, TURN, *b"assistant: "]
+            text = f"{message['role']}: {message.get('content', '')}"
+            if "forbidden" in text:
+                raise ChatTemplateError("the template says: not here")
+            more = {key: value for key, value in message.items() if key not in ("role", "content")}
+            ids += [TURN, *(text + (json.dumps(more) if more else "")).encode()]
+        return ids if continue_final else [*ids, TURN, *f"assistant: {self._opening}".encode()]
 
 
 @dataclass
@@ -68,12 +95,14 @@ class Asked:
     salt: str
     priority: int
     timeout_s: float | None
+    constraint: Constraint | None = None
 
 
 class FakeEngine:
     """pace_s: time for each token
 
     running, aborted: requests that have begun, and that were closed before their end; asked: all that came
+    script: what every answer says, in Latin letters, instead of the prompt's text backwards
     fail_at: token at which a request fails with `failure`; hold: cleared, no token comes
     """
 
@@ -83,7 +112,7 @@ class FakeEngine:
 
     def __init__(self, *, context_length: int = 4096, pace_s: float = 0.0, chat: bool = True, bos: bool = True) -> None:
         self.tokenizer = ByteTokenizer(bos=bos)
-        self.chat = Turns() if chat else None
+        self.chat: Turns | None = Turns() if chat else None
         self.context_length = context_length
         self.pace_s = pace_s
         self.heartbeat = Beat()
@@ -92,6 +121,7 @@ class FakeEngine:
         self.asked: list[Asked] = []
         self.fail_at: int | None = None
         self.failure: Exception = ValueError("a fault at /home/someone/secret.py, object 0xdeadbeef")
+        self.script: str | None = None
         self.hold = asyncio.Event()
         self.hold.set()
         self._is_closed = False
@@ -101,15 +131,18 @@ class FakeEngine:
         prompt_ids: Sequence[int],
         params: SamplingParams,
         *,
+        constraint: Constraint | None = None,
         salt: str = "",
         priority: int = 0,
         timeout_s: float | None = None,
     ) -> AsyncGenerator[Delta, None]:
-        self.asked.append(Asked(list(prompt_ids), params, salt, priority, timeout_s))
+        self.asked.append(Asked(list(prompt_ids), params, salt, priority, timeout_s, constraint))
         self.running += 1
         has_ended = False
         try:
             said = list(reversed(self.tokenizer.decode(prompt_ids).encode())) or [ord("?")]
+            if self.script is not None:
+                said = list(self.script.encode("latin-1"))
             for place in range(params.max_tokens or 1):
                 for index in range(params.n):
                     await self._step(place)

@@ -16,6 +16,7 @@ from tests.server.fake import VOCAB, FakeEngine
 
 VALUE, TYPE, MISSING = "invalid_value", "invalid_type", "missing_parameter"
 UNKNOWN, UNSUPPORTED, ID = "unknown_parameter", "unsupported_parameter", "token_id_out_of_range"
+BAD_SCHEMA = "invalid_schema"
 ABSENT = object()
 
 # (row of the table, route, fields that differ from a good request, status, code, param)
@@ -48,7 +49,12 @@ def _of_the_conversation() -> Iterator[Row]:
         ("content 5", {"role": "user", "content": 5}, TYPE, "messages[0].content"),
         ("not an object", "x", TYPE, "messages[0]"),
         ("unknown field", {"role": "user", "content": "x", "mood": "y"}, UNKNOWN, "messages[0].mood"),
-        ("tool calls", {"role": "assistant", "content": "x", "tool_calls": []}, UNSUPPORTED, "messages[0].tool_calls"),
+        (
+            "tool calls of a user",
+            {"role": "user", "content": "x", "tool_calls": [{}]},
+            MISSING,
+            "messages[0].tool_calls[0].function",
+        ),
     ):
         yield f"B26 {name}", CHAT, {"messages": [message]}, 400, code, param
     image = {"type": "image_url", "image_url": {"url": "http://127.0.0.1:9/x"}}
@@ -59,8 +65,8 @@ def _of_the_conversation() -> Iterator[Row]:
         ("part a string", "x", TYPE, "messages[0].content[0]"),
     ):
         yield f"B26 {name}", CHAT, {"messages": [{"role": "user", "content": [part]}]}, 400, code, param
-    tool = {"messages": [{"role": "tool", "content": "x"}]}
-    yield "B27 template refuses", CHAT, tool, 400, "chat_template_error", "messages"
+    bad = {"messages": [{"role": "user", "content": "forbidden"}]}
+    yield "B27 template refuses", CHAT, bad, 400, "chat_template_error", "messages"
     yield "nothing to continue", CHAT, {"continue_final_message": True}, 400, VALUE, "continue_final_message"
     yield "neither", CHAT, {"add_generation_prompt": False}, 400, VALUE, "add_generation_prompt"
 
@@ -162,19 +168,89 @@ def _of_the_rest() -> Iterator[Row]:
     yield "B46 stream yes", CHAT, {"stream": "yes"}, 400, TYPE, "stream"
     yield "B46 options alone", CHAT, {"stream_options": {"include_usage": True}}, 400, VALUE, "stream_options"
     yield "B46 unknown option", CHAT, {"stream": True, "stream_options": {"x": 1}}, 400, UNKNOWN, "stream_options.x"
-    kind = "response_format.type"
-    yield "B47 yaml", CHAT, {"response_format": {"type": "yaml"}}, 400, VALUE, kind
-    yield "B47 json", CHAT, {"response_format": {"type": "json_object"}}, 400, UNSUPPORTED, kind
-    yield "B47 schema", CHAT, {"response_format": {"type": "json_schema"}}, 400, UNSUPPORTED, kind
-    yield "B47 text", CHAT, {"response_format": "json"}, 400, TYPE, "response_format"
-    for field in (
-        "regex json_schema ebnf guided_json guided_regex guided_choice guided_grammar structured_outputs tools "
-        "tool_choice functions chat_template chat_template_kwargs prompt_embeds custom_logit_processor lora_path"
-    ).split():
-        yield f"B55-58 {field}", CHAT, {field: {}}, 400, UNSUPPORTED, field
-        yield f"B55-58 {field}", TEXT, {field: "x"}, 400, UNSUPPORTED, field
+    yield from _of_constraints()
+    yield from _of_tools()
+    for field in "chat_template chat_template_kwargs prompt_embeds custom_logit_processor lora_path functions".split():
+        yield f"B58 {field}", CHAT, {field: {}}, 400, UNSUPPORTED, field
+        yield f"B58 {field}", TEXT, {field: "x"}, 400, UNSUPPORTED, field
+    for field in ("tools", "tool_choice", "parallel_tool_calls", "suffix"):
+        yield f"only for chat: {field}", TEXT, {field: "x"}, 400, UNSUPPORTED, field
     for salt, code in (("", VALUE), ("a" * 129, VALUE), (5, TYPE)):
         yield f"B57 {str(salt)[:5]}", CHAT, {"cache_salt": salt}, 400, code, "cache_salt"
+
+
+def _of_constraints() -> Iterator[Row]:
+    kind, schema = "response_format.type", "response_format.json_schema.schema"
+    yield "B47 yaml", CHAT, {"response_format": {"type": "yaml"}}, 400, VALUE, kind
+    yield "B47 no type", CHAT, {"response_format": {}}, 400, MISSING, kind
+    yield "B47 text", CHAT, {"response_format": "json"}, 400, TYPE, "response_format"
+    yield "B47 tag", CHAT, {"response_format": {"type": "structural_tag"}}, 400, UNSUPPORTED, kind
+    inner = "response_format.json_schema"
+    yield "B47 no schema", CHAT, {"response_format": {"type": "json_schema"}}, 400, MISSING, inner
+    for name, found, code, param in (
+        ("nothing in it", {}, MISSING, f"{inner}.name"),
+        ("no schema", {"name": "x"}, MISSING, schema),
+        ("name 65", {"name": "x" * 65, "schema": {}}, VALUE, f"{inner}.name"),
+        ("strict text", {"name": "x", "schema": {}, "strict": "yes"}, TYPE, f"{inner}.strict"),
+    ):
+        yield f"B47 {name}", CHAT, {"response_format": {"type": "json_schema", "json_schema": found}}, 400, code, param
+    stray = {"type": "text", "json_schema": {"name": "x", "schema": {}}}
+    yield "B47 schema of a text", CHAT, {"response_format": stray}, 400, VALUE, inner
+    for bad in ([], 3, None, "", False):
+        found = {"type": "json_schema", "json_schema": {"name": "x", "schema": bad}}
+        yield f"B48 {bad!r}", CHAT, {"response_format": found}, 400, BAD_SCHEMA, schema
+        for route in (CHAT, TEXT):
+            if bad is not None:
+                yield f"B48 guided {bad!r}", route, {"guided_json": bad}, 400, BAD_SCHEMA, "guided_json"
+                yield f"B48 native {bad!r}", route, {"json_schema": bad}, 400, BAD_SCHEMA, "json_schema"
+                outputs = {"structured_outputs": {"json": bad}}
+                yield f"B48 outputs {bad!r}", route, outputs, 400, BAD_SCHEMA, "structured_outputs.json"
+    yield "B48 text", CHAT, {"guided_json": "{a"}, 400, BAD_SCHEMA, "guided_json"
+    yield "B48 nested text", CHAT, {"guided_json": "[" * 100_000}, 400, BAD_SCHEMA, "guided_json"
+    yield "B48 false", CHAT, {"guided_json_object": False}, 400, BAD_SCHEMA, "guided_json_object"
+    no_object = "structured_outputs.json_object"
+    yield "B48 outputs false", TEXT, {"structured_outputs": {"json_object": False}}, 400, BAD_SCHEMA, no_object
+    yield "B55 two", CHAT, {"regex": "a", "guided_choice": ["a"]}, 400, VALUE, "guided_choice"
+    yield "B55 two schemas", TEXT, {"response_format": {"type": "json_object"}, "ebnf": "a"}, 400, VALUE, "ebnf"
+    yield "B55 two within", TEXT, {"structured_outputs": {"json": {}, "regex": "a"}}, 400, VALUE, "structured_outputs"
+    yield "B55 none within", TEXT, {"structured_outputs": {}}, 400, VALUE, "structured_outputs"
+    sampling = {"regex": "a", "ebnf": "a"}
+    yield "B55 native", NATIVE, {"sampling_params": sampling}, 400, VALUE, "sampling_params.ebnf"
+    yield "empty regex", CHAT, {"regex": ""}, 400, VALUE, "regex"
+    yield "choices empty", CHAT, {"guided_choice": []}, 400, VALUE, "guided_choice"
+    yield "choice empty", CHAT, {"guided_choice": ["a", ""]}, 400, VALUE, "guided_choice[1]"
+    yield "choice a number", CHAT, {"guided_choice": [1]}, 400, TYPE, "guided_choice[0]"
+    for field in ("guided_decoding_backend", "guided_whitespace_pattern", "structural_tag", "grammar"):
+        yield f"refused by name {field}", TEXT, {field: "x"}, 400, UNSUPPORTED, field
+    tag = {"structured_outputs": {"structural_tag": "x"}}
+    yield "refused within", CHAT, tag, 400, UNSUPPORTED, "structured_outputs.structural_tag"
+
+
+def _of_tools() -> Iterator[Row]:
+    tool = {"type": "function", "function": {"name": "f"}}
+    yield "B56 object", CHAT, {"tools": {}}, 400, TYPE, "tools"
+    for name, bad, code, param in (
+        ("nothing", {}, MISSING, "type"),
+        ("no function", {"type": "function"}, MISSING, "function"),
+        ("no name", {"type": "function", "function": {}}, MISSING, "function.name"),
+        ("spaces", {"type": "function", "function": {"name": "a b"}}, VALUE, "function.name"),
+        ("search", {"type": "web_search"}, UNSUPPORTED, "type"),
+        ("schema", {"type": "function", "function": {"name": "f", "parameters": 3}}, BAD_SCHEMA, "function.parameters"),
+        ("extra", {"type": "function", "function": {"name": "f", "code": "x"}}, UNKNOWN, "function.code"),
+    ):
+        yield f"B56 {name}", CHAT, {"tools": [bad]}, 400, code, f"tools[0].{param}"
+    yield "B56 1000 tools", CHAT, {"tools": [tool] * 1000}, 400, VALUE, "tools"
+    yield "B56 twice", CHAT, {"tools": [tool, tool]}, 400, VALUE, "tools"
+    choice = "tool_choice"
+    yield "B56 mode", CHAT, {"tools": [tool], choice: "maybe"}, 400, VALUE, choice
+    yield "B56 mode 5", CHAT, {"tools": [tool], choice: 5}, 400, TYPE, choice
+    named = {"type": "function", "function": {"name": "g"}}
+    yield "B56 another", CHAT, {"tools": [tool], choice: named}, 400, VALUE, f"{choice}.function.name"
+    yield "B56 allowed", CHAT, {"tools": [tool], choice: {"type": "allowed_tools"}}, 400, UNSUPPORTED, f"{choice}.type"
+    yield "B56 no tools", CHAT, {choice: "required"}, 400, VALUE, choice
+    yield "B56 parallel", CHAT, {"parallel_tool_calls": 1}, 400, TYPE, "parallel_tool_calls"
+    both = {"tools": [tool], "response_format": {"type": "json_object"}}
+    yield "tools and a form", CHAT, both, 400, VALUE, "response_format"
 
 
 def _of_the_native_routes() -> Iterator[Row]:
@@ -194,8 +270,8 @@ def _of_the_native_routes() -> Iterator[Row]:
     for how, code, param in (
         ({"max_tokens": 5}, UNKNOWN, "sampling_params.max_tokens"),
         ({"temperature": -1}, VALUE, "sampling_params.temperature"),
-        ({"regex": "a"}, UNSUPPORTED, "sampling_params.regex"),
-        ({"json_schema": "{}"}, UNSUPPORTED, "sampling_params.json_schema"),
+        ({"json_schema": "{"}, BAD_SCHEMA, "sampling_params.json_schema"),
+        ({"guided_regex": "a"}, UNSUPPORTED, "sampling_params.guided_regex"),
         ({"max_new_tokens": 5000}, "context_length_exceeded", "sampling_params.max_new_tokens"),
         ({"n": 129}, VALUE, "sampling_params.n"),
         ({"min_new_tokens": 5, "max_new_tokens": 4}, VALUE, "sampling_params.min_new_tokens"),

@@ -98,8 +98,32 @@ def of_a_length(name: str, count: int) -> tuple[str, dict[str, Any], str]:
             return SCORE, {"text": "a", "options": ["b"] * count}, "options"
         case "option_characters":
             return SCORE, {"text": "a", "options": ["b" * count]}, "options[0]"
+        case "pattern":
+            return CHAT, {**chat, "regex": "a" * count}, "regex"
+        case "grammar":
+            return CHAT, {**chat, "ebnf": "a" * count}, "ebnf"
+        case "tools" | "tool_calls" | "tool_name" | "format_name":
+            return of_tools(name, count, chat)
         case _:
             raise AssertionError(f"the limit {name} is tested nowhere")
+
+
+def of_tools(name: str, count: int, chat: dict[str, Any]) -> tuple[str, dict[str, Any], str]:
+    match name:
+        case "tools":
+            tools = [{"type": "function", "function": {"name": f"f{i}"}} for i in range(count)]
+            return CHAT, {**chat, "tools": tools}, "tools"
+        case "tool_calls":
+            calls = [{"type": "function", "function": {"name": "f", "arguments": "{}"}}] * count
+            asked = {"role": "assistant", "content": "x", "tool_calls": calls}
+            return CHAT, {**chat, "messages": [asked]}, "messages[0].tool_calls"
+        case "tool_name":
+            tools = [{"type": "function", "function": {"name": "f" * count}}]
+            return CHAT, {**chat, "tools": tools}, "tools[0].function.name"
+        case _:
+            json_schema = {"name": "f" * count, "schema": {}}
+            format = {"type": "json_schema", "json_schema": json_schema}
+            return CHAT, {**chat, "response_format": format}, "response_format.json_schema.name"
 
 
 def allowed_and_refused() -> Iterator[tuple[str, str, dict[str, Any], str | None]]:

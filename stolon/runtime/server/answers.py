@@ -8,6 +8,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 
 from ...lang.types import Delta, FinishReason, SamplingParams, TokenLogprob, Usage
+from .constraints import Asked, located
 from .service import Engine
 
 Placed = tuple[int, Delta]
@@ -22,11 +23,18 @@ class Question:
     salt: str = ""
     priority: int = 0
     timeout_s: float | None = None
+    asked: Asked | None = None
 
     def ask(self, engine: Engine) -> AsyncGenerator[Delta, None]:
-        return engine.generate(
-            self.prompt, self.params, salt=self.salt, priority=self.priority, timeout_s=self.timeout_s
+        deltas = engine.generate(
+            self.prompt,
+            self.params,
+            constraint=None if self.asked is None else self.asked.constraint,
+            salt=self.salt,
+            priority=self.priority,
+            timeout_s=self.timeout_s,
         )
+        return deltas if self.asked is None else located(deltas, self.asked)
 
 
 @dataclass(slots=True)
@@ -65,15 +73,23 @@ class Reply:
     answers: list[Answer]
     usage: Usage = field(default_factory=Usage)
 
+    @classmethod
+    def to(cls, question: Question) -> Reply:
+        """Nothing has been answered yet."""
+        return cls([Answer() for _ in range(question.params.n)])
+
+    def add(self, delta: Delta) -> None:
+        self.answers[delta.index].add(delta)
+        if delta.usage is not None:
+            self.usage = delta.usage
+
 
 async def collect(engine: Engine, questions: Sequence[Question]) -> list[Reply]:
     """The complete answers, in the order of the questions."""
-    replies = [Reply([Answer() for _ in range(question.params.n)]) for question in questions]
+    replies = [Reply.to(question) for question in questions]
     async with aclosing(ask_all(engine, questions)) as deltas:
         async for place, delta in deltas:
-            replies[place].answers[delta.index].add(delta)
-            if delta.usage is not None:
-                replies[place].usage = delta.usage
+            replies[place].add(delta)
     return replies
 
 

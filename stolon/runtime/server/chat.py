@@ -4,22 +4,37 @@ from __future__ import annotations
 
 import functools
 import time
-from dataclasses import dataclass
 from typing import Any
 
 from aiohttp import web
 
-from ...lang.types import Delta, TokenLogprob, Usage
 from ..limits import NUMBERS
 from . import wire
-from .answers import Answer, Question, ask_all, collect
+from .answers import Answer, Question, ask_all
 from .body import JsonObject, read_object
+from .chat_events import ChatEvents, Form
+from .constraints import asked_constraint
+from .conversation import messages
 from .errors import invalid
-from .fields import Check, Field, Values, boolean, number, object_of
-from .prompts import check_model, encode_chat, fit, messages
-from .sampling import UNSUPPORTED, openai_params, openai_table
-from .service import Engine, Service, Tokenizer
+from .fields import Check, Field, Values, boolean, mapping, number, object_of
+from .formats.choose import Reading
+from .hearing import Spoken, finish_reason, listen
+from .prompts import check_model, fit
+from .sampling import UNSUPPORTED, StreamOptions, openai_params, openai_table
+from .service import Engine, Service
+from .settings import ServerConfig
 from .stream import send
+from .talk import Talk, prepare
+from .tools import TOOL_CHOICE, TOOLS, offer
+
+_RESERVED = frozenset({"messages", "tools", "documents", "add_generation_prompt"})
+
+
+def _template_variables(path: str, value: object) -> JsonObject:
+    found = mapping(path, value)
+    if reserved := sorted(_RESERVED & found.keys()):
+        raise invalid(f"{path}.{reserved[0]} is the server's to set", f"{path}.{reserved[0]}")
+    return found
 
 
 @functools.lru_cache(maxsize=4)
@@ -30,8 +45,14 @@ def request_body(vocab_size: int) -> Field[dict[str, Any]]:
         "max_completion_tokens": number(NUMBERS["max_completion_tokens"]),
         "logprobs": boolean,
         "top_logprobs": number(NUMBERS["top_logprobs"]),
+        "tools": TOOLS,
+        "tool_choice": TOOL_CHOICE,
+        "parallel_tool_calls": boolean,
         "continue_final_message": boolean,
         "add_generation_prompt": boolean,
+        "separate_reasoning": boolean,
+        "stream_reasoning": boolean,
+        "chat_template_kwargs": Field({"type": "object"}, _template_variables),
     }
     return object_of(table, required=("model", "messages"), unsupported=UNSUPPORTED)
 
@@ -42,32 +63,67 @@ async def answer(service: Service, request: web.Request) -> web.StreamResponse:
         found = await read_object(request, limit_bytes=settings.body_limit_bytes, timeout_s=settings.body_timeout_s)
         check_model(found, engine)
         values = request_body(engine.vocab_size)("", found)
-        question = await _question(engine, values, settings.request_timeout_s)
-        head = _Head(wire.new_id("chatcmpl"), int(time.time()), engine.model_name)
+        question, form = await _question(engine, values, settings)
         if values.get("stream", False):
-            events = _Events(head, engine.tokenizer, question, values.get("stream_options", False))
-            return await send(service, request, ask_all(engine, [question]), events)
-        (reply,) = await collect(engine, [question])
+            return await send(service, request, ask_all(engine, [question]), ChatEvents(form, question))
+        reply, spoken = await listen(engine, question, form.reading, parallel=form.parallel)
         choices = [
-            _choice(index, done, question.params.logprobs, engine.tokenizer) for index, done in enumerate(reply.answers)
+            _choice(form, index, each, done)
+            for index, (each, done) in enumerate(zip(spoken, reply.answers, strict=True))
         ]
-        whole = {**head.json("chat.completion"), "choices": choices, "usage": wire.usage([reply.usage])}
+        thinking = sum(each.thinking_tokens for each in spoken) if form.reading.thinks else None
+        whole = {**form.head("chat.completion"), "choices": choices, "usage": wire.usage([reply.usage], thinking)}
         return web.Response(body=wire.dumps(whole), content_type="application/json")
 
 
-async def _question(engine: Engine, values: Values, timeout_s: float) -> Question:
-    prompt = await encode_chat(engine, values["messages"], continue_final=_continues(values))
+async def _question(engine: Engine, values: Values, settings: ServerConfig) -> tuple[Question, Form]:
+    prepared = await prepare(engine, settings, _talk(values, settings))
     name, wanted = _max_tokens(values)
     params = openai_params(
-        values, max_tokens=fit(engine, prompt, wanted, None, name), logprobs=_wanted_logprobs(values)
+        _with_marks(values, prepared.reading),
+        max_tokens=fit(engine, prepared.prompt, wanted, None, name),
+        logprobs=_wanted_logprobs(values),
     )
-    return Question(
-        prompt=prompt,
+    question = Question(
+        prompt=prepared.prompt,
         params=params,
         salt=values.get("cache_salt", ""),
         priority=values.get("priority", 0),
-        timeout_s=timeout_s,
+        timeout_s=settings.request_timeout_s,
+        asked=prepared.asked,
     )
+    form = Form(
+        id=wire.new_id("chatcmpl"),
+        created=int(time.time()),
+        model=engine.model_name,
+        reading=prepared.reading,
+        parallel=values.get("parallel_tool_calls", True),
+        stream_reasoning=values.get("stream_reasoning", True),
+        options=values.get("stream_options", StreamOptions()),
+        top_logprobs=params.logprobs,
+        tokenizer=engine.tokenizer,
+    )
+    return question, form
+
+
+def _talk(values: Values, settings: ServerConfig) -> Talk:
+    if "chat_template_kwargs" in values and not settings.allow_chat_template_kwargs:
+        message = "chat_template_kwargs: this server was started without --allow-chat-template-kwargs"
+        raise invalid(message, "chat_template_kwargs", "unsupported_parameter")
+    parallel = values.get("parallel_tool_calls", True)
+    return Talk(
+        messages=values["messages"],
+        offer=offer(values.get("tools", []), values.get("tool_choice"), parallel=parallel),
+        asked=asked_constraint(values),
+        continue_final=_continues(values),
+        separate_reasoning=values.get("separate_reasoning", True),
+        variables=values.get("chat_template_kwargs", {}),
+    )
+
+
+def _with_marks(values: Values, reading: Reading) -> Values:
+    """Where calls begin with a control token, control tokens must be in the text."""
+    return {**values, "skip_special_tokens": False} if reading.has_control_marks else values
 
 
 def _continues(values: Values) -> bool:
@@ -97,75 +153,20 @@ def _wanted_logprobs(values: Values) -> int | None:
     return values.get("top_logprobs", 0) if wanted else None
 
 
-@dataclass(frozen=True, slots=True)
-class _Head:
-    id: str
-    created: int
-    model: str
-
-    def json(self, kind: str) -> JsonObject:
-        return {"id": self.id, "object": kind, "created": self.created, "model": self.model}
-
-
-def _choice(index: int, done: Answer, wanted: int | None, tokenizer: Tokenizer) -> JsonObject:
+def _choice(form: Form, index: int, spoken: Spoken, done: Answer) -> JsonObject:
+    message: JsonObject = {"role": "assistant", "content": spoken.text, "refusal": None}
+    if spoken.thought:
+        message["reasoning_content"] = spoken.thought
+    if spoken.calls:
+        message["content"] = spoken.text or None
+        message["tool_calls"] = [
+            {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+            for call in spoken.calls
+        ]
     return {
         "index": index,
-        "message": {"role": "assistant", "content": done.text, "refusal": None},
-        "logprobs": _logprobs(done.logprobs, wanted, tokenizer),
-        "finish_reason": done.finish,
+        "message": message,
+        "logprobs": form.logprobs(done.logprobs),
+        "finish_reason": finish_reason(done.finish, len(spoken.calls)),
         "matched_stop": done.matched,
     }
-
-
-def _logprobs(entries: list[TokenLogprob] | None, wanted: int | None, tokenizer: Tokenizer) -> JsonObject | None:
-    return None if wanted is None or entries is None else wire.chat_logprobs(entries, wanted, tokenizer)
-
-
-class _Events:
-    """Chunks of one streamed answer. What is the same in all of them is encoded once."""
-
-    def __init__(self, head: _Head, tokenizer: Tokenizer, question: Question, with_usage: bool) -> None:
-        self._frame = head.json("chat.completion.chunk")
-        self._tokenizer = tokenizer
-        self._answers = question.params.n
-        self._wanted = question.params.logprobs
-        self._usage = Usage()
-        self._with_usage = with_usage
-        self._heads = [
-            f'data: {wire.encode(self._frame)[:-1]},"choices":[{{"index":{index},"delta":{{"content":'
-            for index in range(self._answers)
-        ]
-        self._tail = '},"logprobs":null,"finish_reason":null}]' + (',"usage":null' if with_usage else "") + "}\n\n"
-
-    def start(self) -> bytes:
-        return b"".join(
-            self._chunk({"index": index, "delta": {"role": "assistant", "content": ""}, "finish_reason": None})
-            for index in range(self._answers)
-        )
-
-    def delta(self, place: int, delta: Delta) -> bytes:
-        if delta.usage is not None:
-            self._usage = delta.usage
-        if delta.finish is None and delta.logprobs is None:
-            text = delta.text
-            return f"{self._heads[delta.index]}{wire.encode(text)}{self._tail}".encode() if text else b""
-        choice: JsonObject = {
-            "index": delta.index,
-            "delta": {"content": delta.text} if delta.text or delta.logprobs else {},
-            "logprobs": _logprobs(delta.logprobs, self._wanted, self._tokenizer),
-            "finish_reason": delta.finish,
-        }
-        if delta.finish is not None:
-            choice["matched_stop"] = delta.matched
-        return self._chunk(choice)
-
-    def end(self) -> bytes:
-        if not self._with_usage:
-            return b""
-        return b"data: " + wire.dumps({**self._frame, "choices": [], "usage": wire.usage([self._usage])}) + b"\n\n"
-
-    def _chunk(self, choice: JsonObject) -> bytes:
-        chunk = {**self._frame, "choices": [choice]}
-        if self._with_usage:
-            chunk["usage"] = None
-        return b"data: " + wire.dumps(chunk) + b"\n\n"

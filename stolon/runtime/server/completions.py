@@ -15,10 +15,11 @@ from ..limits import NUMBERS
 from . import wire
 from .answers import Answer, Question, Reply, ask_all, collect
 from .body import JsonObject, read_object
-from .errors import invalid
+from .constraints import asked_constraint
+from .errors import HttpError, invalid
 from .fields import Check, Field, Values, boolean, number, object_of
 from .prompts import check_model, encode_text, fit, prompt_list
-from .sampling import UNSUPPORTED, most_answers, openai_params, openai_table
+from .sampling import UNSUPPORTED, StreamOptions, most_answers, openai_params, openai_table
 from .service import Engine, Service, Tokenizer
 from .stream import send
 
@@ -70,7 +71,7 @@ async def answer(service: Service, request: web.Request) -> web.StreamResponse:
         questions = await _questions(engine, values, prompts, drawn, settings.request_timeout_s)
         form = _form(engine, values, prompts)
         if values.get("stream", False):
-            events = _Events(form, questions, values.get("stream_options", False))
+            events = _Events(form, questions, values.get("stream_options", StreamOptions()))
             return await send(service, request, ask_all(engine, questions), events)
         replies = await collect(engine, questions)
         choices = [
@@ -103,6 +104,7 @@ async def _questions(
     logprobs: int | None = values.get("logprobs", None)
     echoed = logprobs if values.get("echo", False) else None
     drawing = {**values, "n": drawn}
+    asked = asked_constraint(values)
     questions: list[Question] = []
     for place, prompt in enumerate(prompts):
         path = "prompt" if len(prompts) == 1 else f"prompt[{place}]"
@@ -121,6 +123,7 @@ async def _questions(
                 salt=values.get("cache_salt", ""),
                 priority=values.get("priority", 0),
                 timeout_s=timeout_s,
+                asked=asked,
             )
         )
     return questions
@@ -165,16 +168,17 @@ def _choice(form: _Form, place: int, index: int, question: Question, done: Answe
 class _Events:
     """Chunks of the streamed answers. What is the same in all of them is encoded once."""
 
-    def __init__(self, form: _Form, questions: Sequence[Question], with_usage: bool) -> None:
+    def __init__(self, form: _Form, questions: Sequence[Question], options: StreamOptions) -> None:
         self._form = form
         self._questions = questions
-        self._with_usage = with_usage
+        self._options = options
         self._usage: list[Usage] = []
         self._offsets = [0] * (len(questions) * form.answers)
         self._begun: set[int] = set()
+        self._made = 0
         frame = wire.encode(form.json())[:-1]
         self._head = f'data: {frame},"choices":[{{"index":'
-        self._tail = ',"logprobs":null,"finish_reason":null}]' + (',"usage":null' if with_usage else "") + "}\n\n"
+        self._tail = ',"logprobs":null,"finish_reason":null}]' + (',"usage":null' if options.usage else "") + "}\n\n"
 
     def start(self) -> bytes:
         return b""
@@ -184,7 +188,8 @@ class _Events:
             self._usage.append(delta.usage)
         index = place * self._form.answers + delta.index
         text, entries = self._with_echo(place, index, delta)
-        if delta.finish is None and not entries:
+        self._made += len(delta.tokens)
+        if delta.finish is None and not entries and not self._options.continuous:
             return f'{self._head}{index},"text":{wire.encode(text)}{self._tail}'.encode() if text else b""
         logprobs = None
         if self._form.logprobs is not None:
@@ -199,9 +204,15 @@ class _Events:
         if delta.finish is not None:
             choice["matched_stop"] = delta.matched
         chunk = {**self._form.json(), "choices": [choice]}
-        if self._with_usage:
-            chunk["usage"] = None
-        return b"data: " + wire.dumps(chunk) + b"\n\n"
+        if self._options.usage:
+            chunk["usage"] = self._so_far()
+        return wire.event(chunk)
+
+    def _so_far(self) -> JsonObject | None:
+        if not self._options.continuous:
+            return None
+        prompts = sum(len(question.prompt) for question in self._questions)
+        return wire.usage([Usage(prompt_tokens=prompts, completion_tokens=self._made)])
 
     def _with_echo(self, place: int, index: int, delta: Delta) -> tuple[str, list[TokenLogprob | None]]:
         """The increment; the first of an echoed answer brings the prompt."""
@@ -212,7 +223,10 @@ class _Events:
         return self._form.prompts[place] + delta.text, [*(delta.prompt_logprobs or ()), *entries]
 
     def end(self) -> bytes:
-        if not self._with_usage:
-            return b""
+        if not self._options.usage:
+            return wire.DONE
         chunk: JsonObject = {**self._form.json(), "choices": [], "usage": wire.usage(self._usage)}
-        return b"data: " + wire.dumps(chunk) + b"\n\n"
+        return wire.event(chunk) + wire.DONE
+
+    def error(self, error: HttpError) -> bytes:
+        return wire.failure(error)

@@ -92,7 +92,8 @@ def object_schema(table: Mapping[str, Check], required: Sequence[str], unsupport
     properties: JsonObject = {
         name: field.schema if name in required else nullable(field.schema) for name, field in table.items()
     }
-    properties |= {name: {"type": "null", "description": f"Refused: {why}."} for name, why in unsupported.items()}
+    refused = {name: why for name, why in unsupported.items() if name not in table}
+    properties |= {name: {"type": "null", "description": f"Refused: {why}."} for name, why in refused.items()}
     found: JsonObject = {"type": "object", "properties": properties, "additionalProperties": False}
     return {**found, "required": list(required)} if required else found
 

@@ -13,10 +13,12 @@ from ..limits import LENGTHS, NATIVE_NUMBERS, NUMBERS
 from . import wire
 from .answers import Question, ask_all, collect
 from .body import read_object
+from .constraints import asked_constraint
+from .conversation import Messages, messages
 from .errors import invalid
 from .fields import Check, Field, Values, boolean, list_of, number, object_of, string, token_ids, wrong_type
 from .native import Form, NativeEvents, replies
-from .prompts import Messages, encode_chat, encode_text, fit, messages, token_list
+from .prompts import encode_chat, encode_text, fit, token_list
 from .sampling import UNSUPPORTED, most_answers, native_params, native_sampling
 from .service import Engine, Service
 from .stream import send
@@ -108,6 +110,7 @@ async def _questions(
                 salt=values.get("cache_salt", ""),
                 priority=values.get("priority", 0),
                 timeout_s=timeout_s,
+                asked=asked_constraint(how),
             )
         )
     return questions

@@ -11,6 +11,7 @@ from ...lang.types import Delta, TokenLogprob
 from . import wire
 from .answers import Answer, Question, Reply
 from .body import JsonObject
+from .errors import HttpError
 from .fields import finite
 from .service import Tokenizer
 
@@ -137,7 +138,10 @@ class NativeEvents:
             event["index"] = index
         if delta.usage is not None:
             _meta(event)["cached_tokens"] = delta.usage.cached_tokens
-        return b"data: " + wire.dumps(event) + b"\n\n"
+        return wire.event(event)
 
     def end(self) -> bytes:
-        return b""
+        return wire.DONE
+
+    def error(self, error: HttpError) -> bytes:
+        return wire.failure(error)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
-from typing import cast
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
 
 from ...lang.errors import ChatTemplateError
 from .. import limits
 from ..limits import LENGTHS
+from . import wire
 from .body import JsonObject
+from .conversation import Messages
 from .errors import HttpError, invalid
 from .fields import (
     Field,
@@ -17,71 +20,12 @@ from .fields import (
     entries,
     ids,
     list_of,
-    mapping,
     missing,
-    object_of,
-    one_of,
     string,
     token_id,
     wrong_type,
 )
-from .sampling import UNSUPPORTED
 from .service import ChatTemplate, Engine
-
-Messages = list[dict[str, str]]
-
-_PART = object_of({"type": one_of("text"), "text": string()}, required=("type", "text"))
-
-
-def _part(path: str, value: object) -> str:
-    kind = mapping(path, value).get("type")
-    if isinstance(kind, str) and kind != "text":
-        message = f"{path}.type: only parts of type 'text' are understood, got {describe(kind)}"
-        raise invalid(message, f"{path}.type", "unsupported_content")
-    return _PART(path, value)["text"]
-
-
-_PARTS = list_of(Field(_PART.schema, _part), LENGTHS["parts"])
-
-
-def _content(path: str, value: object) -> str:
-    """Text, or a list of parts that are all text."""
-    if isinstance(value, str):
-        return value
-    if not isinstance(value, list):
-        raise wrong_type(path, "a string or a list of parts", value)
-    return "".join(_PARTS(path, cast(object, value)))
-
-
-_NOT_IN_A_MESSAGE = {
-    **UNSUPPORTED,
-    "tool_calls": UNSUPPORTED["tools"],
-    "refusal": "refusals are not available",
-    "reasoning_content": "reasoning is not available",
-}
-
-
-_MESSAGE = object_of(
-    {
-        "role": one_of("system", "developer", "user", "assistant", "tool"),
-        "content": Field({"anyOf": [{"type": "string"}, _PARTS.schema]}, _content),
-        "name": string(LENGTHS["name"]),
-        "tool_call_id": string(LENGTHS["name"]),
-    },
-    required=("role", "content"),
-    unsupported=_NOT_IN_A_MESSAGE,
-)
-
-
-def _message(path: str, value: object) -> dict[str, str]:
-    fields: dict[str, str] = _MESSAGE(path, value)
-    if fields["role"] == "developer":
-        fields["role"] = "system"
-    return fields
-
-
-# a conversation of at least one message
-messages: Field[Messages] = list_of(Field(_MESSAGE.schema, _message), LENGTHS["messages"])
 
 
 def chat_of(engine: Engine, conversation: Messages, *, continue_final: bool) -> ChatTemplate:
@@ -91,19 +35,31 @@ def chat_of(engine: Engine, conversation: Messages, *, continue_final: bool) -> 
         raise ChatTemplateError(
             "this model has no chat template; use /v1/completions, or start the server with --chat-template FILE"
         )
-    if continue_final and conversation[-1]["role"] != "assistant":
+    last = conversation[-1]
+    if continue_final and (last["role"] != "assistant" or "content" not in last or "tool_calls" in last):
         raise invalid(
-            "continue_final_message needs a conversation that ends with an assistant message", "continue_final_message"
+            "continue_final_message needs a conversation that ends with text of the assistant", "continue_final_message"
         )
     return chat
 
 
-async def encode_chat(engine: Engine, conversation: Messages, *, continue_final: bool) -> list[int]:
+async def encode_chat(
+    engine: Engine,
+    conversation: Messages,
+    *,
+    continue_final: bool,
+    tools: Sequence[JsonObject] | None = None,
+    variables: Mapping[str, Any] | None = None,
+) -> list[int]:
     """Raises ChatTemplateError if the template refuses the conversation, and what `chat_of` raises."""
     chat = chat_of(engine, conversation, continue_final=continue_final)
-    if sum(len(message["content"]) for message in conversation) > limits.OFF_LOOP_CHARACTERS:
-        return await asyncio.to_thread(chat.encode, conversation, continue_final=continue_final)
-    return chat.encode(conversation, continue_final=continue_final)
+    encode = functools.partial(
+        chat.encode, conversation, tools=tools, continue_final=continue_final, variables=variables
+    )
+    size = sum(len(message.get("content", "")) for message in conversation)
+    if size + (len(wire.encode(tools)) if tools else 0) > limits.OFF_LOOP_CHARACTERS:
+        return await asyncio.to_thread(encode)
+    return encode()
 
 
 async def encode_text(engine: Engine, text: str, path: str) -> list[int]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from ...lang.types import SamplingParams
 from .. import limits
 from ..limits import LENGTHS, NATIVE_NUMBERS, NUMBERS
+from .constraints import CONSTRAINTS, NATIVE_CONSTRAINTS, UNSUPPORTED_CONSTRAINTS
 from .errors import invalid
 from .fields import (
     Check,
@@ -15,10 +17,8 @@ from .fields import (
     boolean,
     ignored,
     logit_bias,
-    mapping,
     number,
     object_of,
-    one_of,
     string,
     strings,
     token_ids,
@@ -26,29 +26,15 @@ from .fields import (
     wrong_type,
 )
 
-_CONSTRAINT = "constrained answers are not available on this server yet"
-_TOOLS = "tools are not available on this server yet"
 _NO_TEMPLATE = "chat templates come from the checkpoint or from --chat-template, never from a request"
 
 # what others know and we refuse by name: dropping it would change the answer without a word
+# (what a route's own table has is not refused there)
 UNSUPPORTED: dict[str, str] = {
-    **dict.fromkeys(
-        [
-            "regex",
-            "json_schema",
-            "ebnf",
-            "grammar",
-            "structural_tag",
-            "structured_outputs",
-            "guided_json",
-            "guided_regex",
-            "guided_choice",
-            "guided_grammar",
-            "guided_json_object",
-        ],
-        _CONSTRAINT,
-    ),
-    **dict.fromkeys(["tools", "tool_choice", "parallel_tool_calls", "functions", "function_call"], _TOOLS),
+    **dict.fromkeys(CONSTRAINTS, "constraints are regex, json_schema and ebnf, in the sampling_params of /generate"),
+    **UNSUPPORTED_CONSTRAINTS,
+    **dict.fromkeys(["tools", "tool_choice", "parallel_tool_calls"], "tools are for /v1/chat/completions"),
+    **dict.fromkeys(["functions", "function_call"], "this is the older form; use tools and tool_choice"),
     "chat_template": _NO_TEMPLATE,
     "chat_template_kwargs": _NO_TEMPLATE,
     **dict.fromkeys(
@@ -63,22 +49,23 @@ UNSUPPORTED: dict[str, str] = {
 
 IGNORED = ("user", "metadata", "store", "service_tier")
 
-_STREAM_OPTIONS = object_of({"include_usage": boolean})
+_STREAM_OPTIONS = object_of({"include_usage": boolean, "continuous_usage_stats": boolean})
 
 
-def _with_usage(path: str, value: object) -> bool:
-    """Whether usage is asked for."""
-    return _STREAM_OPTIONS(path, value).get("include_usage", False)
+@dataclass(frozen=True, slots=True)
+class StreamOptions:
+    """usage: an event at the end says what the request cost; continuous: every event says what it cost so far"""
+
+    usage: bool = False
+    continuous: bool = False
 
 
-_RESPONSE_FORMAT = object_of({"type": one_of("text")})
-
-
-def _response_format(path: str, value: object) -> object:
-    kind = mapping(path, value).get("type")
-    if kind in ("json_object", "json_schema", "structural_tag"):
-        raise invalid(f"{path}.type '{kind}': {_CONSTRAINT}", f"{path}.type", "unsupported_parameter")
-    return _RESPONSE_FORMAT(path, value)
+def _stream_options(path: str, value: object) -> StreamOptions:
+    found = _STREAM_OPTIONS(path, value)
+    continuous = found.get("continuous_usage_stats", False)
+    if continuous and not found.get("include_usage", True):
+        raise invalid(f"{path}.continuous_usage_stats needs include_usage", f"{path}.continuous_usage_stats")
+    return StreamOptions(continuous or found.get("include_usage", False), continuous)
 
 
 def openai_table(vocab_size: int) -> dict[str, Check]:
@@ -100,9 +87,9 @@ def openai_table(vocab_size: int) -> dict[str, Check]:
         "include_stop_str_in_output": boolean,
         "no_stop_trim": boolean,
         "stream": boolean,
-        "stream_options": Field(_STREAM_OPTIONS.schema, _with_usage),
+        "stream_options": Field(_STREAM_OPTIONS.schema, _stream_options),
         "cache_salt": string(LENGTHS["cache_salt"]),
-        "response_format": Field(_RESPONSE_FORMAT.schema, _response_format),
+        **CONSTRAINTS,
         **dict.fromkeys(IGNORED, ignored),
     }
 
@@ -134,6 +121,7 @@ _NATIVE_NAMES = (
 def native_sampling(vocab_size: int) -> Field[dict[str, Any]]:
     """`sampling_params`."""
     table: dict[str, Check] = {
+        **NATIVE_CONSTRAINTS,
         **{name: number(NATIVE_NUMBERS[name]) for name in _NATIVE_NAMES.split()},
         "top_k": number(NATIVE_NUMBERS["top_k"]),
         "stop": strings(LENGTHS["native_stop"], LENGTHS["stop_characters"]),

@@ -11,9 +11,10 @@ from ..limits import LENGTHS, OFF_LOOP_CHARACTERS
 from ..score import first_scored
 from . import wire
 from .body import JsonObject, read_object
+from .conversation import Messages, messages
 from .errors import invalid
 from .fields import Values, boolean, finite, list_of, object_of, string
-from .prompts import Messages, chat_of, fit, messages
+from .prompts import chat_of, fit
 from .sampling import UNSUPPORTED
 from .service import Engine, Service
 

@@ -7,10 +7,11 @@ import logging
 import time
 from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from typing import Protocol
+from typing import Any, Protocol
 
 from aiohttp import web
 
+from ...lang.constraint import Constraint
 from ...lang.errors import EngineClosedError, EngineError
 from ...lang.types import Delta, SamplingParams
 from ..view import View
@@ -28,13 +29,27 @@ class Tokenizer(Protocol):
     @property
     def special_ids(self) -> frozenset[int]: ...
     def encode(self, text: str, *, bos: bool = True) -> list[int]: ...
+    def encode_scaffold(self, text: str) -> list[int]: ...
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str: ...
     def token_bytes(self, id: int) -> bytes: ...
     def token_text(self, id: int) -> str: ...
 
 
 class ChatTemplate(Protocol):
-    def encode(self, messages: Sequence[Mapping[str, str]], *, continue_final: bool = False) -> list[int]: ...
+    """source: of all templates; takes_tools: they speak of tools"""
+
+    @property
+    def source(self) -> str: ...
+    @property
+    def takes_tools(self) -> bool: ...
+    def encode(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        continue_final: bool = False,
+        variables: Mapping[str, Any] | None = None,
+    ) -> list[int]: ...
 
 
 class Heartbeat(Protocol):
@@ -69,6 +84,7 @@ class Engine(Protocol):
         prompt_ids: Sequence[int],
         params: SamplingParams,
         *,
+        constraint: Constraint | None = None,
         salt: str = "",
         priority: int = 0,
         timeout_s: float | None = None,

@@ -7,6 +7,7 @@ from typing import Literal
 
 from .. import limits
 from ..config import flag
+from .formats.choose import ReasoningParser, ToolParser
 
 LogLevel = Literal["debug", "info", "warning", "error"]
 
@@ -27,6 +28,15 @@ class ServerConfig:
     )
     api_key_file: str | None = field(default=None, metadata=flag("file whose first line is the key"))
     insecure_no_auth: bool = field(default=False, metadata=flag("listen beyond loopback without any key"))
+    tool_call_parser: ToolParser = field(
+        default="auto", metadata=flag("how the model writes tool calls; auto: as its chat template says")
+    )
+    reasoning_parser: ReasoningParser = field(
+        default="auto", metadata=flag("whether answers may begin with a thought; auto: as the chat template says")
+    )
+    allow_chat_template_kwargs: bool = field(
+        default=False, metadata=flag("let requests set variables of the chat template (chat_template_kwargs)")
+    )
     log_level: LogLevel = field(default="info", metadata=flag("least severity that is logged"))
     drain_seconds: float = field(
         default=30.0, metadata=flag("on SIGTERM, how long requests in flight may take to finish")

@@ -10,21 +10,23 @@ from typing import Protocol
 from aiohttp import web
 
 from ...lang.types import Delta
-from . import errors
 from .answers import Placed, joined
+from .errors import HttpError
 from .service import REQUEST_ID, Service
 
 logger = logging.getLogger(__name__)
 
-DONE = b"data: [DONE]\n\n"
-
 
 class Events(Protocol):
-    """How the deltas of one request become events; empty bytes where there is nothing to say."""
+    """How the deltas of one request become events; empty bytes where there is nothing to say.
+
+    end: after all deltas, with whatever says that the stream is complete; error: in its place
+    """
 
     def start(self) -> bytes: ...
     def delta(self, place: int, delta: Delta) -> bytes: ...
     def end(self) -> bytes: ...
+    def error(self, error: HttpError) -> bytes: ...
 
 
 async def send(
@@ -46,22 +48,19 @@ async def send(
             async for place, delta in deltas:
                 await writer.put(place, delta)
             await writer.flush()
-            await response.write(events.end() + DONE)
+            await response.write(events.end())
         except ConnectionResetError:
             # whoever asked has left; leaving the block ends the request
             logger.info("request %s: the client went away", request[REQUEST_ID])
         except Exception as error:
-            await _end_with_error(service, request, response, error)
+            await _end_with_error(request, response, events.error(service.explain(error)))
         return response
 
 
-async def _end_with_error(
-    service: Service, request: web.Request, response: web.StreamResponse, error: Exception
-) -> None:
-    answer = service.explain(error)
+async def _end_with_error(request: web.Request, response: web.StreamResponse, last: bytes) -> None:
     response.force_close()
     try:
-        await response.write(b"data: " + errors.body(answer) + b"\n\n")
+        await response.write(last)
         await response.write_eof()
     except ConnectionResetError:
         logger.info("request %s: the client went away", request[REQUEST_ID])

@@ -7,7 +7,9 @@ import uuid
 from collections.abc import Sequence
 
 from ...lang.types import TokenLogprob, Usage
+from . import errors
 from .body import JsonObject
+from .errors import HttpError
 from .fields import finite
 from .service import Tokenizer
 
@@ -19,14 +21,33 @@ def dumps(value: object) -> bytes:
     return encode(value).encode()
 
 
+DONE = b"data: [DONE]\n\n"
+
+
+def event(value: object, name: str | None = None) -> bytes:
+    """A server-sent event."""
+    head = "" if name is None else f"event: {name}\n"
+    return f"{head}data: {encode(value)}\n\n".encode()
+
+
+def failure(error: HttpError) -> bytes:
+    """The last event of a stream that cannot go on."""
+    return b"data: " + errors.body(error) + b"\n\n"
+
+
 def new_id(prefix: str) -> str:
     return f"{prefix}-{uuid.uuid4().hex}"
 
 
-def usage(counts: Sequence[Usage]) -> JsonObject:
-    """Of one request, over all its prompts."""
+def usage(counts: Sequence[Usage], thinking: int | None = None) -> JsonObject:
+    """Of one request, over all its prompts.
+
+    thinking: tokens of thoughts, where they are told apart
+    """
     total = sum(counts, Usage())
+    details: JsonObject = {} if thinking is None else {"completion_tokens_details": {"reasoning_tokens": thinking}}
     return {
+        **details,
         "prompt_tokens": total.prompt_tokens,
         "completion_tokens": total.completion_tokens,
         "total_tokens": total.prompt_tokens + total.completion_tokens,

@@ -120,14 +120,13 @@ def _understood(text: str, names: Collection[str]) -> tuple[str, str] | None:
     try:
         found = cast("dict[str, Any]", json.loads(text))
         name = found.get("name")
-        arguments = next((found[key] for key in _ARGUMENTS if key in found), {})
-        if isinstance(arguments, str):
-            arguments = json.loads(arguments)
+        given: Any = next((found[key] for key in _ARGUMENTS if key in found), {})
+        arguments: object = json.loads(given) if isinstance(given, str) else given
     except (ValueError, RecursionError):
         return None
     if not isinstance(name, str) or name not in names or not isinstance(arguments, dict):
         return None
-    return name, json_text(arguments)
+    return name, json_text(cast(object, arguments))
 
 
 def json_text(value: object) -> str:

@@ -41,6 +41,11 @@ class Reading:
         """All of an answer is text."""
         return not self.thinks and self.tools is None
 
+    @property
+    def has_control_marks(self) -> bool:
+        """Calls begin with a control token, which otherwise is no part of the text."""
+        return self.tools == "mistral"
+
     def parser(self) -> Parser:
         """For one answer."""
         return Parser(self._program)

@@ -1,0 +1,141 @@
+"""Chunks of streamed chat answers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ...lang.types import Delta, TokenLogprob, Usage
+from . import wire
+from .answers import Question
+from .body import JsonObject
+from .errors import HttpError
+from .formats.choose import Reading, new_call_id
+from .formats.source import Arguments, Call, Piece, Text, Thought
+from .hearing import Hearing, finish_reason
+from .sampling import StreamOptions
+from .service import Tokenizer
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Form:
+    """How the answers to one request are written.
+
+    top_logprobs: how many ranked tokens stand beside each; None: no log-probabilities
+    """
+
+    id: str
+    created: int
+    model: str
+    reading: Reading
+    parallel: bool
+    stream_reasoning: bool
+    options: StreamOptions
+    top_logprobs: int | None
+    tokenizer: Tokenizer
+
+    def head(self, kind: str) -> JsonObject:
+        return {"id": self.id, "object": kind, "created": self.created, "model": self.model}
+
+    def logprobs(self, entries: list[TokenLogprob] | None) -> JsonObject | None:
+        if self.top_logprobs is None or entries is None:
+            return None
+        return wire.chat_logprobs(entries, self.top_logprobs, self.tokenizer)
+
+
+class ChatEvents:
+    """Chunks of one streamed request. What is the same in all of them is encoded once."""
+
+    def __init__(self, form: Form, question: Question) -> None:
+        self._form = form
+        self._frame = form.head("chat.completion.chunk")
+        self._answers = question.params.n
+        self._prompt_tokens = len(question.prompt)
+        self._made = 0
+        self._usage = Usage()
+        self._calls = [-1] * self._answers  # places of those that began last
+        self._hearings = (
+            []
+            if form.reading.is_plain
+            else [
+                Hearing(form.reading, parallel=form.parallel, in_pieces=form.stream_reasoning)
+                for _ in range(self._answers)
+            ]
+        )
+        self._heads = [
+            f'data: {wire.encode(self._frame)[:-1]},"choices":[{{"index":{index},"delta":{{"content":'
+            for index in range(self._answers)
+        ]
+        self._tail = '},"logprobs":null,"finish_reason":null}]' + (',"usage":null' if form.options.usage else "")
+        self._tail += "}\n\n"
+
+    def start(self) -> bytes:
+        return b"".join(
+            self._chunk({"index": index, "delta": {"role": "assistant", "content": ""}, "finish_reason": None})
+            for index in range(self._answers)
+        )
+
+    def delta(self, place: int, delta: Delta) -> bytes:
+        self._made += len(delta.tokens)
+        if delta.usage is not None:
+            self._usage = delta.usage
+        is_plain = delta.finish is None and delta.logprobs is None and not self._form.options.continuous
+        if self._hearings:
+            pieces = self._hearings[delta.index].hear(delta)
+            if not is_plain or any(not isinstance(piece, Text) for piece in pieces):
+                return self._pieces(pieces, delta)
+            text = "".join(piece.text for piece in pieces if isinstance(piece, Text))
+        elif is_plain:
+            text = delta.text
+        else:
+            return self._pieces([Text(delta.text)] if delta.text or delta.logprobs else [], delta)
+        return f"{self._heads[delta.index]}{wire.encode(text)}{self._tail}".encode() if text else b""
+
+    def _pieces(self, pieces: list[Piece], delta: Delta) -> bytes:
+        """A chunk for each piece; the first brings the log-probabilities, the last the end."""
+        says = [self._said(piece, delta.index) for piece in pieces]
+        if not says and (delta.logprobs or delta.finish is not None):
+            says.append({})
+        chunks: list[bytes] = []
+        for place, said in enumerate(says):
+            choice: JsonObject = {"index": delta.index, "delta": said, "logprobs": None, "finish_reason": None}
+            if place == 0:
+                choice["logprobs"] = self._form.logprobs(delta.logprobs)
+            if place == len(says) - 1 and delta.finish is not None:
+                calls = self._hearings[delta.index].calls if self._hearings else 0
+                choice["finish_reason"] = finish_reason(delta.finish, calls)
+                choice["matched_stop"] = delta.matched
+            chunks.append(self._chunk(choice))
+        return b"".join(chunks)
+
+    def _said(self, piece: Piece, index: int) -> JsonObject:
+        """What goes into `delta`."""
+        match piece:
+            case Text(text):
+                return {"content": text}
+            case Thought(text):
+                return {"reasoning_content": text}
+            case Call(name):
+                self._calls[index] += 1
+                call = {"id": new_call_id(self._form.reading.tools), "type": "function"}
+                function = {"name": name, "arguments": ""}
+                return {"tool_calls": [{"index": self._calls[index], **call, "function": function}]}
+            case Arguments(text):
+                return {"tool_calls": [{"index": self._calls[index], "function": {"arguments": text}}]}
+
+    def end(self) -> bytes:
+        if not self._form.options.usage:
+            return wire.DONE
+        thinking = sum(hearing.thinking_tokens for hearing in self._hearings) if self._form.reading.thinks else None
+        return wire.event({**self._frame, "choices": [], "usage": wire.usage([self._usage], thinking)}) + wire.DONE
+
+    def error(self, error: HttpError) -> bytes:
+        return wire.failure(error)
+
+    def _chunk(self, choice: JsonObject) -> bytes:
+        chunk = {**self._frame, "choices": [choice]}
+        if self._form.options.usage:
+            chunk["usage"] = self._so_far() if self._form.options.continuous else None
+        return wire.event(chunk)
+
+    def _so_far(self) -> JsonObject:
+        return wire.usage([Usage(prompt_tokens=self._prompt_tokens, completion_tokens=self._made)])

@@ -1,0 +1,104 @@
+"""`messages` as chat clients write them: roles, contents, tool calls and their results."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, cast
+
+from ..limits import LENGTHS
+from .errors import invalid
+from .fields import Field, describe, ignored, list_of, mapping, missing, object_of, one_of, string, wrong_type
+from .sampling import UNSUPPORTED
+
+Message = dict[str, Any]
+Messages = list[Message]
+
+_PART = object_of({"type": one_of("text"), "text": string()}, required=("type", "text"))
+
+
+def _part(path: str, value: object) -> str:
+    kind = mapping(path, value).get("type")
+    if isinstance(kind, str) and kind != "text":
+        message = f"{path}.type: only parts of type 'text' are understood, got {describe(kind)}"
+        raise invalid(message, f"{path}.type", "unsupported_content")
+    return _PART(path, value)["text"]
+
+
+_PARTS = list_of(Field(_PART.schema, _part), LENGTHS["parts"])
+
+
+def _content(path: str, value: object) -> str:
+    """Text, or a list of parts that are all text."""
+    if isinstance(value, str):
+        return value
+    if not isinstance(value, list):
+        raise wrong_type(path, "a string or a list of parts", value)
+    return "".join(_PARTS(path, cast(object, value)))
+
+
+_CALL = object_of(
+    {
+        "id": string(LENGTHS["name"]),
+        "type": one_of("function"),
+        "function": object_of({"name": string(LENGTHS["name"]), "arguments": string()}, required=("name", "arguments")),
+        "index": ignored,  # of a streamed call that a client has put together
+    },
+    required=("function",),
+)
+
+
+def _call(path: str, value: object) -> Message:
+    found = _CALL(path, value)
+    function = found["function"]
+    return call_message(found.get("id"), function["name"], function["arguments"])
+
+
+def call_message(id: str | None, name: str, arguments: str) -> Message:
+    """A call as templates read it: its arguments as an object wherever they are one."""
+    try:
+        parsed: object = json.loads(arguments or "{}")
+    except (ValueError, RecursionError):
+        parsed = arguments  # what a model got wrong is part of the conversation all the same
+    function = {"name": name, "arguments": cast(object, parsed) if isinstance(parsed, dict) else arguments}
+    call: Message = {"type": "function", "function": function}
+    return call if id is None else {"id": id, **call}
+
+
+_NOT_IN_A_MESSAGE = {
+    **UNSUPPORTED,
+    "refusal": "refusals are not available",
+    "function_call": "this is the older form; use tool_calls",
+}
+
+_MESSAGE = object_of(
+    {
+        "role": one_of("system", "developer", "user", "assistant", "tool"),
+        "content": Field({"anyOf": [{"type": "string"}, _PARTS.schema]}, _content),
+        "name": string(LENGTHS["name"]),
+        "tool_calls": list_of(Field(_CALL.schema, _call), LENGTHS["tool_calls"]),
+        "tool_call_id": string(LENGTHS["name"]),
+        "reasoning_content": string(),
+        "annotations": ignored,
+    },
+    required=("role",),
+    unsupported=_NOT_IN_A_MESSAGE,
+)
+
+
+def _message(path: str, value: object) -> Message:
+    fields = _MESSAGE(path, value)
+    fields.pop("annotations", None)
+    for name in ("tool_calls", "reasoning_content"):
+        if name in fields and fields["role"] != "assistant":
+            raise invalid(f"{path}.{name} is only for messages of the assistant", f"{path}.{name}")
+    if not fields.get("tool_calls"):
+        fields.pop("tool_calls", None)
+        if "content" not in fields:
+            raise missing(f"{path}.content")
+    if fields["role"] == "developer":
+        fields["role"] = "system"
+    return fields
+
+
+# a conversation of at least one message
+messages: Field[Messages] = list_of(Field(_MESSAGE.schema, _message), LENGTHS["messages"])

@@ -1,0 +1,123 @@
+"""Answers with thoughts and calls told apart, whole or as they come."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, field
+
+from ...lang.types import Delta, FinishReason
+from .answers import Question, Reply, ask_all
+from .formats.choose import Reading, ToolFormat, new_call_id
+from .formats.source import Arguments, Call, Piece, Text, Thought
+from .service import Engine
+
+
+@dataclass(slots=True)
+class SpokenCall:
+    id: str
+    name: str
+    arguments: str = ""
+
+
+@dataclass(slots=True)
+class Spoken:
+    """One complete answer.
+
+    thinking_tokens: how many tokens came before the first word or call
+    """
+
+    text: str = ""
+    thought: str = ""
+    calls: list[SpokenCall] = field(default_factory=list[SpokenCall])
+    thinking_tokens: int = 0
+
+    def add(self, piece: Piece, format: ToolFormat | None) -> None:
+        match piece:
+            case Text(text):
+                self.text += text
+            case Thought(text):
+                self.thought += text
+            case Call(name):
+                self.calls.append(SpokenCall(new_call_id(format), name))
+            case Arguments(text):
+                self.calls[-1].arguments += text
+
+
+class Hearing:
+    """Of one answer: deltas go in, pieces come out.
+
+    parallel: more than one call may come out; otherwise the answer ends with the first
+    in_pieces: thoughts come out as they come, else in one piece at their end
+    """
+
+    def __init__(self, reading: Reading, *, parallel: bool = True, in_pieces: bool = True) -> None:
+        self._parser = reading.parser()
+        self._parallel = parallel
+        self._in_pieces = in_pieces
+        self._thinks = reading.thinks
+        self._thought: list[str] = []
+        self._is_over = False
+        self.calls = 0
+        self.thinking_tokens = 0
+
+    def hear(self, delta: Delta) -> list[Piece]:
+        pieces = self._parser.feed(delta.text)
+        if delta.finish is not None:
+            pieces += self._parser.finish()
+        if self._thinks:
+            self._thinks = all(isinstance(piece, Thought) for piece in pieces)
+            self.thinking_tokens += len(delta.tokens) if self._thinks else 0
+        if not self._in_pieces:
+            pieces = self._gathered(pieces, is_last=delta.finish is not None)
+        return self._within(pieces)
+
+    def _gathered(self, pieces: Sequence[Piece], *, is_last: bool) -> list[Piece]:
+        found: list[Piece] = []
+        for piece in pieces:
+            if isinstance(piece, Thought):
+                self._thought.append(piece.text)
+                continue
+            self._end_thought(found)
+            found.append(piece)
+        if is_last:
+            self._end_thought(found)
+        return found
+
+    def _end_thought(self, found: list[Piece]) -> None:
+        if self._thought:
+            found.append(Thought("".join(self._thought)))
+            self._thought = []
+
+    def _within(self, pieces: list[Piece]) -> list[Piece]:
+        """Without what comes after the one call where there may be only one."""
+        for place, piece in enumerate(pieces):
+            if self._is_over or (self.calls and not self._parallel and not isinstance(piece, Arguments)):
+                self._is_over = True
+                return pieces[:place]
+            self.calls += isinstance(piece, Call)
+        return pieces
+
+
+def finish_reason(reason: FinishReason | None, calls: int) -> str | None:
+    """OpenAI's: an answer that ends by itself after a call ends for its calls."""
+    return "tool_calls" if calls and reason == "stop" else reason
+
+
+async def listen(
+    engine: Engine, question: Question, reading: Reading, *, parallel: bool = True
+) -> tuple[Reply, list[Spoken]]:
+    """The complete answers."""
+    reply, found = Reply.to(question), [Spoken() for _ in range(question.params.n)]
+    hearings = [Hearing(reading, parallel=parallel) for _ in found]
+    async with aclosing(ask_all(engine, [question])) as deltas:
+        async for _, delta in deltas:
+            reply.add(delta)
+            if not reading.is_plain:
+                for piece in hearings[delta.index].hear(delta):
+                    found[delta.index].add(piece, reading.tools)
+    for spoken, hearing, answer in zip(found, hearings, reply.answers, strict=True):
+        spoken.thinking_tokens = hearing.thinking_tokens
+        if reading.is_plain:
+            spoken.text = answer.text
+    return reply, found

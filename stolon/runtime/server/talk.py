@@ -1,0 +1,99 @@
+"""A conversation to be continued, whatever the protocol it came in: to a prompt, a constraint and a way to read."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from .constraints import Asked
+from .conversation import Messages
+from .errors import invalid
+from .formats import choose, thoughts
+from .formats.choose import Reading, ToolFormat
+from .prompts import chat_of, encode_chat
+from .service import ChatTemplate, Engine
+from .settings import ServerConfig
+from .tools import Offer, forced
+
+_SEEN_TOKENS = 32  # of a prompt's end, to see whether it begins a thought
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Talk:
+    """asked: the form that the answer itself must have; variables: of the chat template"""
+
+    messages: Messages
+    offer: Offer | None = None
+    asked: Asked | None = None
+    continue_final: bool = False
+    separate_reasoning: bool = True
+    variables: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    prompt: list[int]
+    asked: Asked | None
+    reading: Reading
+
+
+async def prepare(engine: Engine, settings: ServerConfig, talk: Talk) -> Prepared:
+    """Raises HttpError for tools that this model cannot use, and whatever `encode_chat` raises."""
+    chat = chat_of(engine, talk.messages, continue_final=talk.continue_final)
+    format = choose.tool_format(settings.tool_call_parser, chat.source)
+    offer = talk.offer
+    if offer is not None:
+        _check_tools(offer, chat, format)
+        if talk.asked is not None:
+            message = f"{talk.asked.path} and tools cannot be asked for together, unless tool_choice is 'none'"
+            raise invalid(message, talk.asked.path)
+    prompt = await encode_chat(
+        engine,
+        talk.messages,
+        continue_final=talk.continue_final,
+        tools=None if offer is None else offer.for_template(),
+        variables=talk.variables,
+    )
+    asked = talk.asked if offer is None else offer.constraint(format)
+    if offer is None:
+        reading = Reading()
+    else:
+        reading = Reading(tools=forced(format) if offer.must else format, names=offer.names)
+    if not talk.continue_final and choose.thinks(settings.reasoning_parser, chat.source):
+        prompt, asked, inside = _thinking(engine, settings, prompt, asked)
+        if talk.separate_reasoning or (offer is not None and offer.must):
+            reading = dataclasses.replace(reading, thinks=True, inside=inside)
+    return Prepared(prompt, asked, reading)
+
+
+def _check_tools(offer: Offer, chat: ChatTemplate, format: ToolFormat | None) -> None:
+    if not chat.takes_tools:
+        message = "this model's chat template does not show tools to the model; --chat-template FILE gives another"
+        raise invalid(message, "tools", "unsupported_parameter")
+    if format is None and not offer.must:
+        message = (
+            "it is not known how this model writes tool calls; start the server with --tool-call-parser, or ask for a "
+            "call with tool_choice: required"
+        )
+        raise invalid(message, "tools", "unsupported_parameter")
+
+
+def _thinking(
+    engine: Engine, settings: ServerConfig, prompt: list[int], asked: Asked | None
+) -> tuple[list[int], Asked | None, bool]:
+    """Prompt and constraint of a model that may think first, and whether the answer begins inside a thought.
+
+    A constraint holds after the thought. So that it is certain to hold, the thought is begun in the prompt wherever
+    the template leaves it to the model.
+    """
+    end = engine.tokenizer.decode(prompt[-_SEEN_TOKENS:], skip_special_tokens=False)
+    opened = choose.opens_thought(end)
+    if opened is None and (asked is not None or settings.reasoning_parser == "deepseek-r1"):
+        if asked is not None:
+            prompt = [*prompt, *engine.tokenizer.encode_scaffold(f"{thoughts.BEGIN}\n")]
+        opened = True
+    if opened and asked is not None:
+        asked = dataclasses.replace(asked, constraint=dataclasses.replace(asked.constraint, after=thoughts.END))
+    return prompt, asked, bool(opened)

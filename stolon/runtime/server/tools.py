@@ -1,0 +1,218 @@
+"""`tools` and `tool_choice`: what a model may call, must call, and in which form."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from typing import Any, cast
+
+from ...lang.constraint import Constraint
+from ..limits import LENGTHS
+from .body import JsonObject
+from .constraints import Asked, schema_text
+from .errors import HttpError, clip, invalid
+from .fields import Field, boolean, describe, list_of, mapping, object_of, one_of, string
+from .formats.choose import ToolFormat
+
+_NAME = re.compile(r"[A-Za-z0-9_.-]+")
+_NO_PARAMETERS: JsonObject = {"type": "object", "properties": {}}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tool:
+    """path: of its parameters, in the request"""
+
+    name: str
+    description: str | None
+    parameters: JsonObject | None
+    strict: bool
+    path: str
+
+    def for_template(self) -> JsonObject:
+        """As chat templates expect it, in the order in which models were trained on it."""
+        function: JsonObject = {"name": self.name}
+        if self.description is not None:
+            function["description"] = self.description
+        function["parameters"] = _NO_PARAMETERS if self.parameters is None else self.parameters
+        return {"type": "function", "function": function}
+
+    def schema(self) -> JsonObject:
+        """Of its arguments."""
+        return {**_NO_PARAMETERS, "additionalProperties": False} if self.parameters is None else self.parameters
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Offer:
+    """The tools of one request, at least one.
+
+    must: the answer is calls and nothing else; only: the one tool that may then be called
+    parallel: an answer may have more than one call
+    """
+
+    tools: tuple[Tool, ...]
+    must: bool = False
+    only: str | None = None
+    parallel: bool = True
+
+    @property
+    def names(self) -> frozenset[str]:
+        return frozenset(tool.name for tool in self.tools)
+
+    def for_template(self) -> list[JsonObject]:
+        return [tool.for_template() for tool in self.tools]
+
+    def constraint(self, format: ToolFormat | None) -> Asked | None:
+        """What makes calls come out right: always where there must be calls, for strict tools where there may be.
+
+        format: of the calls where the model chooses; those that it must make are of the form that `forced` names
+        """
+        if self.must:
+            tools = [tool for tool in self.tools if self.only in (None, tool.name)]
+            most = LENGTHS["tool_calls"].high if self.parallel and self.only is None else 1
+            return _tags(tools, _WRITTEN[forced(format)], free=False, most=most)
+        if not any(tool.strict for tool in self.tools):
+            return None
+        if format not in _WRITTEN:
+            tool = next(tool for tool in self.tools if tool.strict)
+            raise invalid(
+                f"{tool.path}: this model's calls are not written as JSON, so that they cannot be kept to a schema; "
+                "leave strict out, or ask for a call with tool_choice: required",
+                tool.path.replace(".parameters", ".strict"),
+                "unsupported_parameter",
+            )
+        # behind a mark that all calls share, those to the other tools must be possible too
+        return _tags(list(self.tools), _WRITTEN[format], free=True, most=None if self.parallel else 1)
+
+
+def forced(format: ToolFormat | None) -> ToolFormat:
+    """How a call is written that the model must make: its own form where that is JSON between marks that are text."""
+    return "hermes" if format == "hermes" else "llama3"
+
+
+@dataclass(frozen=True, slots=True)
+class _Written:
+    """How a call to NAME begins and ends, and what stands between two."""
+
+    begin: str
+    end: str
+    separator: str
+
+
+_WRITTEN: dict[ToolFormat | None, _Written] = {
+    "hermes": _Written('<tool_call>\n{"name": NAME, "arguments": ', "}\n</tool_call>", "\n"),
+    "llama3": _Written('{"name": NAME, "parameters": ', "}", "; "),
+    "mistral": _Written('{"name": NAME, "arguments": ', "}", ""),
+}
+
+
+def _tags(tools: list[Tool], written: _Written, *, free: bool, most: int | None) -> Asked:
+    tags: list[JsonObject] = [
+        {
+            "begin": written.begin.replace("NAME", json.dumps(tool.name)),
+            "schema": {"type": "object"} if free and not tool.strict else tool.schema(),
+            "end": written.end,
+        }
+        for tool in tools
+    ]
+    least, separator = (0, "") if free else (1, written.separator)
+    text = {"tags": tags, "free": free, "least": least, "most": most, "separator": separator}
+    paths = tuple(tool.path for tool in tools)
+    return Asked(Constraint("tags", json.dumps(text, ensure_ascii=False)), paths[0], paths)
+
+
+def _parameters(path: str, value: object) -> JsonObject:
+    schema_text(path, value)
+    return cast(JsonObject, value)
+
+
+def tool_name(path: str, value: object) -> str:
+    name = string(LENGTHS["tool_name"])(path, value)
+    if not _NAME.fullmatch(name):
+        message = f"{path} may have letters, digits, '_', '-' and '.', got '{clip(name)}'"
+        raise invalid(message, path)
+    return name
+
+
+NAME: Field[str] = Field({**string(LENGTHS["tool_name"]).schema, "pattern": f"^{_NAME.pattern}$"}, tool_name)
+PARAMETERS: Field[JsonObject] = Field({"type": "object"}, _parameters)
+FUNCTION: dict[str, Field[Any]] = {
+    "name": NAME,
+    "description": string(),
+    "parameters": PARAMETERS,
+    "strict": boolean,
+}
+_FUNCTION = object_of(FUNCTION, required=("name",))
+_TOOL = object_of({"type": one_of("function"), "function": _FUNCTION}, required=("type", "function"))
+
+
+def _tool(path: str, value: object) -> Tool:
+    check_type(path, value)
+    return made(_TOOL(path, value)["function"], f"{path}.function.parameters")
+
+
+def made(function: JsonObject, path: str) -> Tool:
+    """From the checked fields of a function."""
+    found = cast("dict[str, Any]", function)
+    return Tool(
+        name=found["name"],
+        description=found.get("description"),
+        parameters=found.get("parameters"),
+        strict=found.get("strict", False),
+        path=path,
+    )
+
+
+def check_type(path: str, value: object) -> None:
+    """Raises HttpError for tools that run on the server of whoever invented them."""
+    kind = mapping(path, value).get("type")
+    if isinstance(kind, str) and kind != "function":
+        message = f"{path}.type: only tools of type 'function' are understood, got {describe(kind)}"
+        raise invalid(message, f"{path}.type", "unsupported_parameter")
+
+
+TOOLS: Field[list[Tool]] = list_of(Field(_TOOL.schema, _tool), LENGTHS["tools"])
+
+_NAMED = object_of(
+    {"type": one_of("function"), "function": object_of({"name": NAME}, required=("name",))},
+    required=("type", "function"),
+)
+_MODES = one_of("none", "auto", "required")
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """path: of the name, for `only`"""
+
+    mode: str
+    only: str | None = None
+    path: str = "tool_choice"
+
+
+def _choice(path: str, value: object) -> Choice:
+    if isinstance(value, str):
+        return Choice(_MODES(path, value), path=path)
+    check_type(path, value)
+    return Choice("required", _NAMED(path, value)["function"]["name"], f"{path}.function.name")
+
+
+TOOL_CHOICE: Field[Choice] = Field({"anyOf": [_MODES.schema, _NAMED.schema]}, _choice)
+
+
+def offer(tools: list[Tool], choice: Choice | None, *, parallel: bool) -> Offer | None:
+    """What a request offers; None: no tool may be called. Raises HttpError where its fields contradict each other."""
+    choice = choice or Choice("auto")
+    if not tools and choice.mode == "required":
+        raise invalid(f"{choice.path} asks for a call, but there are no tools", choice.path)
+    names = [tool.name for tool in tools]
+    if twice := next((name for place, name in enumerate(names) if name in names[:place]), None):
+        raise invalid(f"two tools are called '{twice}'", "tools")
+    if choice.only is not None and choice.only not in names:
+        raise _not_offered(choice)
+    if not tools or choice.mode == "none":
+        return None
+    return Offer(tools=tuple(tools), must=choice.mode == "required", only=choice.only, parallel=parallel)
+
+
+def _not_offered(choice: Choice) -> HttpError:
+    return invalid(f"{choice.path}: no tool is called '{choice.only}'", choice.path)
