@@ -66,7 +66,7 @@ def accepts(grammar: LlgGrammar, instance: Any) -> bool:
 def accepts_reordered(grammar: LlgGrammar, instance: Any) -> bool:
     """Whether an instance is accepted with the keys of its objects in some order: answers come in the schema's."""
     matcher = grammar.matcher()
-    budget = [20_000]
+    budget = [400_000]
 
     def say(text: str) -> bool:
         for done, byte in enumerate(text.encode("utf-8", "surrogatepass")):

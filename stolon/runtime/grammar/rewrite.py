@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from ...lang.errors import InvalidRequest
 from .linter import refuse, unsupported
 from .rewrite_keywords import plain_shapes
 from .rewrite_negation import Negation, negated
@@ -37,12 +38,18 @@ class Rewriter:
         self._known: dict[Term, Union] = {}
         self._open: set[Term] = set()
         self._negations: dict[Term, Term] = {}
+        # terms whose unions leave out values that are valid: answers may have them, their negations could be wrong
+        self._narrowed: set[Term] = set()
+        self._denials: set[Term] = set()
+        self.left_out: InvalidRequest | None = None
 
     def union(self, term: Term) -> Union:
         """Raises InvalidRequest where the schema cannot be expressed, with the pointer of the keyword."""
         if isinstance(term, bool):
             return ANYTHING if term else ()
         if term in self._known:
+            if term in self._narrowed:
+                self._narrowed |= self._open
             return self._known[term]
         if term in self._open:
             pointer = self.document.place(term)[1] if isinstance(term, Raw) else ""
@@ -50,10 +57,23 @@ class Rewriter:
         self._open.add(term)
         try:
             found = self._all(term.parts) if isinstance(term, All) else self._raw(term)
+        except InvalidRequest as error:
+            if not self.leave_out(term, error):
+                raise
+            found = ()
         finally:
             self._open.discard(term)
         self._known[term] = found
         return found
+
+    def leave_out(self, term: Term, error: InvalidRequest) -> bool:
+        """Whether `term`, which cannot be expressed, may go without a value: it is one way to differ of several."""
+        parts = term.parts if isinstance(term, All) else (term,)
+        if error.code != "unsupported_schema_keyword" or self._denials.isdisjoint(parts):
+            return False
+        self.left_out = self.left_out or error
+        self._narrowed |= self._open
+        return True
 
     def meet(self, left: Union, right: Union, pointer: str = "") -> Union:
         if left is ANYTHING or right is ANYTHING:
@@ -75,7 +95,16 @@ class Rewriter:
 
     def is_empty(self, term: Term) -> bool:
         """Whether no value is valid, as far as one level tells; in doubt not."""
-        return term is False or (not isinstance(term, bool) and term not in self._open and not self.union(term))
+        if isinstance(term, bool) or term in self._open:
+            return term is False
+        return not self.union(term) and term not in self._narrowed
+
+    def _whole(self, term: Term, keyword: str) -> Union:
+        """The union of a term that is to be denied."""
+        found = self.union(term)
+        if term in self._narrowed:
+            raise Unsupported(keyword, "what it denies cannot be written out in full")
+        return found
 
     def _all(self, parts: tuple[Raw, ...]) -> Union:
         found = ANYTHING
@@ -91,8 +120,8 @@ class Rewriter:
         """`found` without what the terms deny that are negations: last, because less of them has to be said then."""
         for term in terms:
             if isinstance(term, Raw) and self._is_negation(term):
-                denied = self.union(self._inside(term, self.document.node(term)["not"], "not"))
                 try:
+                    denied = self._whole(self._inside(term, self.document.node(term)["not"], "not"), "not")
                     found = self._without(self.meet(found, plain), denied, "not")
                 except Unsupported as error:
                     raise unsupported(self.document.place(term)[1], error.keyword, error.why) from error
@@ -162,7 +191,7 @@ class Rewriter:
 
     def _oneOf(self, raw: Raw, parts: list[Any], plain: Union) -> Union:  # noqa: N802 - named by its keyword
         pointer = self.document.place(raw)[1]
-        branches = [self.union(self._inside(raw, part, f"oneOf/{i}")) for i, part in enumerate(parts)]
+        branches = [self._whole(self._inside(raw, part, f"oneOf/{i}"), "oneOf") for i, part in enumerate(parts)]
         found: list[Union] = []
         for index, branch in enumerate(branches):
             only = self.meet(branch, plain, pointer)
@@ -173,13 +202,13 @@ class Rewriter:
         return self.join(found, pointer)
 
     def _not(self, raw: Raw, part: Any, plain: Union) -> Union:
-        return self._without(plain, self.union(self._inside(raw, part, "not")), "not")
+        return self._without(plain, self._whole(self._inside(raw, part, "not"), "not"), "not")
 
     def _condition(self, raw: Raw, node: dict[str, Any], plain: Union) -> Union:
         if "then" not in node and "else" not in node and not self.document.has_unevaluated:
             return ANYTHING
         pointer = self.document.place(raw)[1]
-        condition = self.union(self._inside(raw, node["if"], "if"))
+        condition = self._whole(self._inside(raw, node["if"], "if"), "if")
         met = self.meet(condition, self.union(self._inside(raw, node.get("then", True), "then")), pointer)
         otherwise = self.union(self._inside(raw, node.get("else", True), "else"))
         missed = self._without(self.meet(otherwise, plain, pointer), condition, "if")
@@ -211,7 +240,7 @@ class Rewriter:
         return self.document.term(node, base, f"{pointer}/{path}")
 
     def _without(self, context: Union, others: Union, keyword: str) -> Union:
-        """What is of `context` and of none of `others`."""
+        """What is of `context` and of none of `others`; less, where not all of that can be said."""
         negation = Negation(keyword, self.negated_term, self.is_empty)
         found = context
         for other in others:
@@ -222,6 +251,10 @@ class Rewriter:
                 else:
                     left.append(self.meet((shape,), negated(other, shape, negation)))
             found = self.join(left)
+        if negation.left_out:
+            if not found:
+                raise Unsupported(keyword, negation.left_out[0])
+            self._narrowed |= self._open
         return found
 
     def negated_term(self, term: Term) -> Term:
@@ -233,6 +266,7 @@ class Rewriter:
         if term not in self._negations:
             node = {"not": nodes[0]} if len(nodes) == 1 else {"anyOf": [{"not": one} for one in nodes]}
             self._negations[term] = self.document.written(parts[0], node)
+            self._denials.add(self._negations[term])
         return self._negations[term]
 
     def _are_disjoint(self, left: Union, right: Union) -> bool:

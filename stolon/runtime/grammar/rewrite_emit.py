@@ -93,10 +93,15 @@ class Emitter:
         if union == ANYTHING:
             return True
         pointer = self._pointer(term)
+        # what a string is not is left out beside other shapes: less can be said then, and nothing wrong
+        said = tuple(shape for shape in union if not (isinstance(shape, String) and shape.not_patterns)) or union
         try:
-            return any_of([node for shape in union for node in self._shape(shape)])
+            return any_of([node for shape in said for node in self._shape(shape)])
         except Unsupported as error:
-            raise unsupported(pointer, error.keyword, error.why) from error
+            refusal = unsupported(pointer, error.keyword, error.why)
+            if self.rewriter.leave_out(term, refusal):
+                return False
+            raise refusal from error
 
     def _pointer(self, term: Term) -> str:
         if isinstance(term, bool):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from .rewrite_shapes import (
     Array,
@@ -15,7 +15,6 @@ from .rewrite_shapes import (
     String,
     Term,
     Union,
-    Unsupported,
     both,
 )
 
@@ -25,18 +24,21 @@ _PLACES = 8
 
 @dataclass(frozen=True, slots=True)
 class Negation:
-    """without: the negation of a term; is_empty: whether no value is valid under a term"""
+    """without: the negation of a term; is_empty: whether no value is valid under a term
+    left_out: why ways to differ were left out that no shape can say; what is said is narrower then, never wider
+    """
 
     keyword: str
     without: Callable[[Term], Term]
     is_empty: Callable[[Term], bool]
+    left_out: list[str] = field(default_factory=list[str])
 
 
 def negated(shape: Shape, against: Shape, negation: Negation) -> Union:
     """Shapes that, met with `against`, hold all its values that do not have `shape`; both have one type.
 
-    Raises Unsupported, naming the keyword, where no union can say it. A value differs if it misses at least one of the
-    shape's conditions; each condition missed is a shape of its own.
+    A value differs if it misses at least one of the shape's conditions; each condition missed is a shape of its own,
+    or, where none can say it, left out and noted.
     """
     match shape:
         case Null():
@@ -45,9 +47,9 @@ def negated(shape: Shape, against: Shape, negation: Negation) -> Union:
             left = frozenset((True, False)) - shape.values
             same = [Boolean(left)] if left else []
         case Number():
-            same = _numbers(shape, against, negation.keyword)
+            same = _numbers(shape, against, negation)
         case String():
-            same = _strings(shape, negation.keyword)
+            same = _strings(shape, negation)
         case Array():
             same = _arrays(shape, against, negation)
         case Object():
@@ -55,14 +57,14 @@ def negated(shape: Shape, against: Shape, negation: Negation) -> Union:
     return tuple(one for one in same if isinstance(one, (Null, Boolean)) or not one.is_empty)
 
 
-def _numbers(shape: Number, against: Shape, keyword: str) -> list[Shape]:
+def _numbers(shape: Number, against: Shape, negation: Negation) -> list[Shape]:
     assert isinstance(against, Number)
     if shape.point is not None:
         return [Number(excluded=frozenset((shape.point,)))]
     step, given = shape.step, against.step
     # what `against` already has cannot be missed
     if step is not None and (given is None or given % step):
-        raise Unsupported(keyword, "numbers that are not whole, or no multiple of another, cannot be enumerated")
+        negation.left_out.append("numbers that are not whole, or no multiple of another, cannot be enumerated")
     found: list[Shape] = [Number(low=(value, False), high=(value, False)) for value in sorted(shape.excluded)]
     if shape.low is not None:
         found.append(Number(high=(shape.low[0], not shape.low[1])))
@@ -71,9 +73,9 @@ def _numbers(shape: Number, against: Shape, keyword: str) -> list[Shape]:
     return found
 
 
-def _strings(shape: String, keyword: str) -> list[Shape]:
+def _strings(shape: String, negation: Negation) -> list[Shape]:
     if shape.formats:
-        raise Unsupported(keyword, "strings that do not have a format cannot be enumerated")
+        negation.left_out.append("strings that do not have a format cannot be enumerated")
     if shape.values is not None:
         return [String(excluded=frozenset(shape.values))]
     found: list[Shape] = [String(not_patterns=(pattern,)) for pattern in shape.patterns]
@@ -89,7 +91,7 @@ def _strings(shape: String, keyword: str) -> list[Shape]:
 
 def _arrays(shape: Array, against: Shape, negation: Negation) -> list[Shape]:
     if shape.unique or shape.contains:
-        raise Unsupported(negation.keyword, "it would have to hold `uniqueItems` or `contains` to their contrary")
+        negation.left_out.append("it would have to hold `uniqueItems` or `contains` to their contrary")
     found: list[Shape] = []
     if shape.min_items:
         found.append(Array(max_items=shape.min_items - 1))
@@ -106,7 +108,8 @@ def _arrays(shape: Array, against: Shape, negation: Negation) -> list[Shape]:
     if len(against.prefix) <= length and negation.is_empty(both(shape.items, against.items)):
         # no item can be valid here and there, so that the first one after the prefix differs
         return [*found, Array(min_items=length + 1)]
-    raise Unsupported(negation.keyword, "an array of which some item must differ, wherever it is")
+    negation.left_out.append("an array of which some item must differ, wherever it is")
+    return found
 
 
 def _differing(index: int, term: Term) -> Array:
@@ -121,12 +124,13 @@ def _objects(shape: Object, against: Shape, negation: Negation) -> list[Shape]:
     assert isinstance(against, Object)
     listed = [name for name, _ in shape.properties]
     if shape.names is not True:
-        raise Unsupported(negation.keyword, "an object with a name that `propertyNames` does not allow")
+        negation.left_out.append("an object with a name that `propertyNames` does not allow")
     if shape.patterns or shape.additional is not True:
         if against.patterns or against.additional is not False:
-            raise Unsupported(negation.keyword, "an object of which some property that is not named must differ")
-        # all properties that there can be are named there
-        listed += [name for name, _ in against.properties if name not in listed]
+            negation.left_out.append("an object of which some property that is not named must differ")
+        # where nothing else may be there, these are all the properties that there can be
+        named = (*(name for name, _ in against.properties), *against.required)
+        listed += [name for name in dict.fromkeys(named) if name not in listed]
     found: list[Shape] = [Object(properties=((name, False),)) for name in shape.required]
     for name in listed:
         term = shape.of(name)

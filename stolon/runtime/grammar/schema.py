@@ -33,11 +33,15 @@ def rewrite_schema(text: str, example: Callable[[str], str | None] | None = None
     "unsupported_schema_keyword", "unsatisfiable_schema", "schema_too_large" and "unresolvable_ref".
     """
     document = Document(parse(text))
-    emitter = Emitter(Rewriter(document))
+    rewriter = Rewriter(document)
+    emitter = Emitter(rewriter)
     root = emitter.emit(document.root)
     tried = {pattern: example(pattern) for pattern in emitter.patterns} if example else {}
     examples = {pattern: text for pattern, text in tried.items() if text is not None}
     found = shortest_values(emitter.definitions, examples)
+    if root not in found.values and rewriter.left_out is not None:
+        # there may be values, and none that could be written out
+        raise rewriter.left_out
     shortest = check_inhabited(root, found)
     kept = {name: prune(node, found) for name, node in emitter.definitions.items() if name in found.values}
     return PlainSchema(_assembled(root, kept), shortest.text, jump(kept, found), tuple(examples.values()))
