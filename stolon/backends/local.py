@@ -26,7 +26,11 @@ from ..runtime.tokenizer import Tokenizer, TokenRun
 Part = str | TokenRun
 
 _CAPABILITIES = Capabilities(
-    params=frozenset(field.name for field in dataclasses.fields(SamplingParams)), score=True, constraints=KINDS
+    params=frozenset(field.name for field in dataclasses.fields(SamplingParams)),
+    score=True,
+    constraints=KINDS,
+    constrains_after=True,
+    keeps_forms=True,
 )
 
 

@@ -291,8 +291,8 @@ class Chain(Signal):
         values = [_value(op, one) for one in info.alternatives or (info,)]
         op.variable.resolve(values if info.alternatives else values[0], info)
         if op.thoughts is not None:
-            said = [one.reasoning for one in info.alternatives or (info,)]
-            op.thoughts.resolve(said if info.alternatives else said[0])
+            said = [one.reasoning or "" for one in info.alternatives or (info,)]
+            op.thoughts.resolve(said if info.alternatives else said[0], Info(text=said[0], finish="stop"))
 
     def _request(self, op: Generation) -> GenerateRequest:
         return GenerateRequest(

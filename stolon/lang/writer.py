@@ -81,12 +81,12 @@ class Writer:
         if node.form is not None:
             self._check_form(node, node.form)
         self._check_place(node)
-        variable = self._variable(node)
+        variable = self._variable(node, node.name)
         variable.text_in_logprobs = resolved.text_in_logprobs
         variable.form = node.form
         thoughts = None
         if node.marks is not None and node.name is not None:
-            thoughts = Variable(node.name + THOUGHTS, node.label(), node.origin)
+            thoughts = self._variable(node, node.name + THOUGHTS)
             self.declare(thoughts)
         self._begin(Generation(node, variable, resolved, thoughts))
 
@@ -117,7 +117,7 @@ class Writer:
                 reason = refusal(settings.backend, capabilities, "choices_method", node.method)
                 raise UnsupportedError(f"{label}: {reason}; it chooses by itself, without log-probabilities")
         self._check_place(node)
-        variable = self._variable(node)
+        variable = self._variable(node, node.name)
         resolved = settings.resolve_select(node.options)
         self._begin(Generation(node, variable, resolved))
 
@@ -137,8 +137,8 @@ class Writer:
             raise
         self.said = True
 
-    def _variable(self, node: Gen[Any] | Select[Any]) -> Variable:
-        variable = Variable(node.name, node.label(), node.origin)
+    def _variable(self, node: Gen[Any] | Select[Any], name: str | None) -> Variable:
+        variable = Variable(name, node.label(), node.origin)
         if self.chain.run.streaming:
             variable.add_reader(1)  # one is expected, so the increments stay even if it comes late
         return variable
