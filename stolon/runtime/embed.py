@@ -8,6 +8,8 @@ import weakref
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
 from ..lang.errors import BackendTimeout, ContextLengthError, EngineClosedError, InvalidRequest
 from .config import EngineConfig
 from .embed_loop import EmbeddingThread, Vectors
@@ -54,9 +56,16 @@ class EmbeddingEngine:
         """A text, or a pair of texts, as the model reads it. Raises InvalidRequest as `encode_framed` does."""
         return Tokens(*self.tokenizer.encode_framed(*texts, longest=longest))
 
-    async def embed(self, texts: Sequence[Tokens], *, timeout_s: float | None = None) -> Vectors:
+    def as_is(self, ids: Sequence[int]) -> Tokens:
+        """Tokens that somebody else has made; nothing is put around them."""
+        return Tokens(ids)
+
+    async def embed(
+        self, texts: Sequence[Tokens], *, dimensions: int | None = None, timeout_s: float | None = None
+    ) -> Vectors:
         """float32 [texts, width], in order, each of length 1 (logits are as they are). Cancelling ends the work.
 
+        dimensions: only so many of the first numbers, brought to length 1 again (arXiv:2205.13147)
         Raises InvalidRequest, ContextLengthError, OverloadedError, BackendTimeout, EngineError, EngineClosedError.
         """
         if os.getpid() != self._process:
@@ -64,9 +73,10 @@ class EmbeddingEngine:
         for text in texts:
             self._check(text.ids)
         try:
-            return await asyncio.wait_for(self._thread.vectors(texts), timeout_s)
+            vectors = await asyncio.wait_for(self._thread.vectors(texts), timeout_s)
         except asyncio.TimeoutError:
             raise BackendTimeout(f"the request did not end within {timeout_s:g} seconds; send less at once") from None
+        return vectors if dimensions is None else _shortened(vectors, dimensions)
 
     async def flush_cache(self) -> bool:
         """There is no cache."""
@@ -97,3 +107,9 @@ class EmbeddingEngine:
         if not (min(ids) >= 0 and max(ids) < self.vocab_size):
             wrong = next(id for id in ids if not 0 <= id < self.vocab_size)
             raise InvalidRequest(f"the vocabulary has ids 0 to {self.vocab_size - 1}, got {wrong}", param="input")
+
+
+def _shortened(vectors: Vectors, dimensions: int) -> Vectors:
+    kept = vectors[:, :dimensions]
+    lengths = np.linalg.norm(kept, axis=1, keepdims=True)
+    return kept / np.maximum(lengths, np.finfo(np.float32).tiny)

@@ -76,6 +76,9 @@ NUMBERS: dict[str, Range] = {
     "priority": whole(-1000, 1000),
     "logprobs": whole(0, 5),  # of completions; chat has a boolean here
     "top_logprobs": whole(0, 20),
+    "dimensions": whole(1, 1 << 16),
+    "truncate_prompt_tokens": whole(-1, MAX_TOKENS),  # -1: as many as the model reads
+    "top_n": whole(1, 1 << 20),
 }
 
 # of `sampling_params` on the native route; what is not here is as above
@@ -112,6 +115,9 @@ LENGTHS: dict[str, Length] = {
     "name": Length(low=1, high=256, unit="characters"),  # of a model or an author
     "request_id": Length(low=1, high=128, unit="characters"),
     "options": Length(low=1, high=1024, unit="options"),
+    "tokens": Length(high=1 << 17, unit="token ids"),  # to be made text
+    "documents": Length(low=1, high=1024, unit="documents"),
+    "labels": Length(low=1, high=128, unit="token ids"),
     "option_characters": Length(low=1, high=1 << 16, unit="characters"),
     "tools": Length(high=128, unit="tools"),
     "tool_calls": Length(high=128, unit="calls"),

@@ -14,7 +14,7 @@ from aiohttp import web
 from stolon.runtime.server import auth
 from stolon.runtime.server.app import build_app
 from stolon.runtime.server.connection import Listener, listen
-from stolon.runtime.server.service import Service
+from stolon.runtime.server.service import Embedder, Service
 from stolon.runtime.server.settings import ServerConfig
 from tests.server.fake import FakeEngine
 
@@ -45,15 +45,20 @@ StartServer = Callable[..., Awaitable[Running]]
 
 @pytest.fixture
 async def start() -> AsyncIterator[StartServer]:
-    """Starts servers that end with the test: start(engine, key=..., admin=..., **fields of ServerConfig)."""
+    """Starts servers that end with the test: start(engine or embedder=..., key=..., **fields of ServerConfig)."""
     async with AsyncExitStack() as stack:
 
         async def start_one(
-            engine: FakeEngine | None = None, *, key: str | None = None, admin: str | None = None, **fields: object
+            engine: FakeEngine | None = None,
+            *,
+            key: str | None = None,
+            admin: str | None = None,
+            embedder: Embedder | None = None,
+            **fields: object,
         ) -> Running:
             engine = engine or FakeEngine()
             settings = ServerConfig(**fields)  # pyright: ignore[reportArgumentType]
-            service = Service(settings, engine)
+            service = Service(settings, engine) if embedder is None else Service(settings, embedder=embedder)
             digests = [None if each is None else auth.digest(each) for each in (key, admin)]
             app = build_app(service, auth.Keys(*digests))
             sock = socket.create_server(("127.0.0.1", 0))

@@ -9,12 +9,17 @@ from typing import Any
 import aiohttp
 
 CHAT, TEXT, NATIVE, SCORE = "/v1/chat/completions", "/v1/completions", "/generate", "/score"
+LABELS, RERANK, TOKENIZE, DETOKENIZE, EMBED = "/v1/score", "/v1/rerank", "/tokenize", "/detokenize", "/v1/embeddings"
 HELLO = [{"role": "user", "content": "hello"}]
 GOOD: dict[str, dict[str, Any]] = {
     CHAT: {"model": "fake", "messages": HELLO, "max_tokens": 4},
     TEXT: {"model": "fake", "prompt": "hello", "max_tokens": 4},
     NATIVE: {"text": "hello", "sampling_params": {"max_new_tokens": 4}},
     SCORE: {"text": "hello", "options": [" a", " b"]},
+    LABELS: {"query": "hello", "items": [" a", " b"], "label_token_ids": [97, 98]},
+    RERANK: {"query": "hello", "documents": ["a", "b"]},
+    TOKENIZE: {"prompt": "hello"},
+    DETOKENIZE: {"tokens": [104, 105]},
 }
 
 LEAKS = re.compile(r"0x[0-9a-f]{4}|Traceback|/home|/work|/usr|\.py\b|aiohttp|127\.0\.0\.1")

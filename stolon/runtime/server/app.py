@@ -7,11 +7,13 @@ import logging
 import secrets
 import time
 from collections.abc import Awaitable, Callable
+from typing import Any, NamedTuple
 
 from aiohttp import web
 
 from .. import limits
-from . import auth, chat, completions, dashboard, errors, generate, scoring, status
+from . import auth, chat, completions, dashboard, embeddings, errors, generate, ranking, scoring, status, tokenizing
+from .fields import Field
 from .service import REQUEST_ID, Service
 
 logger = logging.getLogger(__name__)
@@ -19,31 +21,53 @@ logger = logging.getLogger(__name__)
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 ServiceHandler = Callable[[Service, web.Request], Awaitable[web.StreamResponse]]
 
-ROUTES: tuple[tuple[str, str, ServiceHandler], ...] = (
-    ("POST", "/v1/chat/completions", chat.answer),
-    ("POST", "/v1/completions", completions.answer),
-    ("POST", "/generate", generate.answer),
-    ("POST", "/score", scoring.answer),
-    ("GET", "/v1/models", status.models),
-    ("GET", "/v1/models/{model:.+}", status.model),
-    ("GET", "/", dashboard.page),
-    ("GET", "/dashboard/state", dashboard.state),
-    ("GET", "/health", status.health),
-    ("GET", "/ready", status.ready),
-    ("GET", "/get_model_info", status.model_info),
-    ("GET", "/model_info", status.model_info),
-    ("GET", "/get_server_info", status.server_info),
-    ("GET", "/server_info", status.server_info),
-    ("GET", "/flush_cache", status.flush_cache),
-    ("POST", "/flush_cache", status.flush_cache),
+Body = Field[dict[str, Any]]
+
+
+class Route(NamedTuple):
+    """body: what a request must bring, which may depend on the size of the vocabulary"""
+
+    method: str
+    path: str
+    handler: ServiceHandler
+    body: Body | Callable[[int], Body] | None = None
+
+
+ROUTES: tuple[Route, ...] = (
+    Route("POST", "/v1/chat/completions", chat.answer, chat.request_body),
+    Route("POST", "/v1/completions", completions.answer, completions.request_body),
+    Route("POST", "/v1/embeddings", embeddings.answer, embeddings.request_body),
+    Route("POST", "/v1/score", ranking.score, ranking.score_body),
+    Route("POST", "/v1/rerank", ranking.rerank, ranking.RERANK_BODY),
+    Route("POST", "/rerank", ranking.rerank, ranking.RERANK_BODY),
+    Route("POST", "/generate", generate.answer, generate.request_body),
+    Route("POST", "/score", scoring.answer, scoring.REQUEST_BODY),
+    Route("POST", "/tokenize", tokenizing.tokenize, tokenizing.TOKENIZE_BODY),
+    Route("POST", "/v1/tokenize", tokenizing.tokenize, tokenizing.TOKENIZE_BODY),
+    Route("POST", "/detokenize", tokenizing.detokenize, tokenizing.detokenize_body),
+    Route("POST", "/v1/detokenize", tokenizing.detokenize, tokenizing.detokenize_body),
+    Route("GET", "/v1/models", status.models),
+    Route("GET", "/v1/models/{model:.+}", status.model),
+    Route("GET", "/", dashboard.page),
+    Route("GET", "/dashboard/state", dashboard.state),
+    Route("GET", "/health", status.health),
+    Route("GET", "/health_generate", status.health_generate),
+    Route("GET", "/ready", status.ready),
+    Route("GET", "/get_model_info", status.model_info),
+    Route("GET", "/model_info", status.model_info),
+    Route("GET", "/get_server_info", status.server_info),
+    Route("GET", "/server_info", status.server_info),
+    Route("GET", "/flush_cache", status.flush_cache),
+    Route("POST", "/flush_cache", status.flush_cache),
 )
 
 
 def build_app(service: Service, keys: auth.Keys) -> web.Application:
     surroundings = _Surroundings(service, keys)
     app = web.Application(middlewares=[surroundings.around])
-    for method, path, handler in ROUTES:
-        app.router.add_route(method, path, _bound(handler, service), expect_handler=_say_nothing_yet)
+    for route in ROUTES:
+        bound = _bound(route.handler, service)
+        app.router.add_route(route.method, route.path, bound, expect_handler=_say_nothing_yet)
     app.on_response_prepare.append(_finish_headers)
     return app
 

@@ -25,6 +25,7 @@ from .settings import ServerConfig
 from .stopping import StopSignals, until_stopped
 
 if TYPE_CHECKING:
+    from ..embed import EmbeddingEngine
     from ..engine import Engine
 
 logger = logging.getLogger(__name__)
@@ -119,27 +120,32 @@ async def _serve(settings: ServerConfig, config: EngineConfig, sock: socket.sock
     service = Service(settings)
     listener = await listen(build_app(service, keys), settings, sock)
     try:
-        engine = await asyncio.to_thread(_load, config)
-        service.serve(engine)
+        engine, embedder = await asyncio.to_thread(_load, config)
+        service.serve(engine, embedder=embedder)
         stop = StopSignals()
-        print(engine.memory_report)
-        print(f"ready: {_url(sock)} serves {engine.model_name}", flush=True)
+        print(service.served.memory_report)
+        print(f"ready: {_url(sock)} serves {service.served.model_name}", flush=True)
         await until_stopped(service, stop)
         return 0
     finally:
         await listener.close()
 
 
-def _load(config: EngineConfig) -> Engine:
-    """Raises _CannotStart with the one cause."""
+def _load(config: EngineConfig) -> tuple[Engine | None, EmbeddingEngine | None]:
+    """The engine for the kind of model that is to be served. Raises _CannotStart with the one cause."""
     try:
         # torch and transformers are an optional extra, and slow to import
+        from ..embed import EmbeddingEngine
         from ..engine import Engine
+        from ..packed import embeds
+        from ..weights import model_directory
     except ImportError as error:
         message = f"the local runtime is not installed ({error.name} is missing): pip install 'stolon[local]'"
         raise _CannotStart(message, 1) from error
     try:
-        return Engine(config)
+        if config.is_embedding or embeds(model_directory(config.model_path)):
+            return None, EmbeddingEngine(config)
+        return Engine(config), None
     except InvalidRequest as error:
         raise _CannotStart(str(error), 2) from error
     except StolonError as error:

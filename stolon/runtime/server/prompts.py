@@ -25,7 +25,7 @@ from .fields import (
     token_id,
     wrong_type,
 )
-from .service import ChatTemplate, Engine
+from .service import ChatTemplate, Engine, Served
 
 
 def chat_of(engine: Engine, conversation: Messages, *, continue_final: bool) -> ChatTemplate:
@@ -150,7 +150,7 @@ def token_list(vocab_size: int) -> Field[list[int]]:
     return Field({"type": "array", "items": token_id(vocab_size).schema, "minItems": 1}, check)
 
 
-def check_model(found: JsonObject, engine: Engine) -> None:
+def check_model(found: JsonObject, engine: Served) -> None:
     """Raises HttpError unless `model` names the one that is served; `default` always does."""
     name = found.get("model")
     if name is None:
@@ -159,6 +159,6 @@ def check_model(found: JsonObject, engine: Engine) -> None:
         raise not_served(describe(name), engine)
 
 
-def not_served(name: str, engine: Engine) -> HttpError:
+def not_served(name: str, engine: Served) -> HttpError:
     message = f"the model {name} is not served here; served: {engine.model_name}"
     return HttpError(404, "model_not_found", message, "model")

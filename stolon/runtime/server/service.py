@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from aiohttp import web
 
@@ -17,6 +17,10 @@ from ...lang.types import Delta, SamplingParams
 from ..view import View
 from .errors import HttpError, from_exception, internal, shutting_down, unavailable
 from .settings import ServerConfig
+
+if TYPE_CHECKING:  # these need torch and numpy, and a server says what is wrong with its flags before it loads them
+    from ..embed_loop import Vectors
+    from ..packed import Tokens
 
 logger = logging.getLogger(__name__)
 
@@ -63,8 +67,8 @@ class Heartbeat(Protocol):
     def busy(self) -> bool: ...
 
 
-class Engine(Protocol):
-    """The part of the engine that answers requests; all methods run on the server's event loop."""
+class Served(Protocol):
+    """What every engine says and does; all methods run on the server's event loop."""
 
     @property
     def tokenizer(self) -> Tokenizer: ...
@@ -77,7 +81,16 @@ class Engine(Protocol):
     @property
     def model_name(self) -> str: ...
     @property
+    def memory_report(self) -> str: ...
+    @property
     def heartbeat(self) -> Heartbeat: ...
+    async def flush_cache(self) -> bool: ...
+    def stats(self) -> dict[str, object]: ...
+    async def close(self, drain_s: float = 0) -> None: ...
+
+
+class Engine(Served, Protocol):
+    """Answers requests with text."""
 
     def generate(
         self,
@@ -93,44 +106,84 @@ class Engine(Protocol):
         self, token_lists: Sequence[Sequence[int]], start: int, *, salt: str = "", timeout_s: float | None = None
     ) -> list[tuple[float, ...]]: ...
     def room(self, prompt_length: int) -> int: ...
-    async def flush_cache(self) -> bool: ...
     async def view(self, nodes: int, requests: int, first: int = 0) -> View: ...
-    def stats(self) -> dict[str, object]: ...
-    async def close(self, drain_s: float = 0) -> None: ...
+
+
+class Embedder(Served, Protocol):
+    """Answers with vectors. width: numbers in one; is_classifier: they are the logits of labels"""
+
+    @property
+    def width(self) -> int: ...
+    @property
+    def is_classifier(self) -> bool: ...
+    def frame(self, *texts: str, longest: int | None = None) -> Tokens: ...
+    def as_is(self, ids: Sequence[int]) -> Tokens: ...
+    async def embed(
+        self, texts: Sequence[Tokens], *, dimensions: int | None = None, timeout_s: float | None = None
+    ) -> Vectors: ...
 
 
 class Service:
     """One engine behind one server: loading, then serving, then draining."""
 
-    def __init__(self, settings: ServerConfig, engine: Engine | None = None) -> None:
+    def __init__(
+        self, settings: ServerConfig, engine: Engine | None = None, *, embedder: Embedder | None = None
+    ) -> None:
+        """engine, embedder: at most one; None: it is being loaded, see `serve`"""
         self.settings = settings
         self.started_s = time.time()
         self.is_draining = False
         self._engine = engine
+        self._embedder = embedder
         self._in_flight = 0
         self._idle = asyncio.Event()
         self._idle.set()
 
-    def serve(self, engine: Engine) -> None:
+    def serve(self, engine: Engine | None = None, *, embedder: Embedder | None = None) -> None:
         """Loading is over."""
-        self._engine = engine
+        self._engine, self._embedder = engine, embedder
 
     @property
     def is_loading(self) -> bool:
-        return self._engine is None
+        return self._served is None
+
+    @property
+    def generates(self) -> bool:
+        return self._engine is not None
+
+    @property
+    def served(self) -> Served:
+        """Whatever is served. Raises HttpError 503 while nothing is."""
+        served = self._served
+        if served is None:
+            raise unavailable("the model is being loaded")
+        return served
 
     @property
     def engine(self) -> Engine:
-        """Raises HttpError 503 while there is none."""
+        """Raises HttpError 503 while there is none, 400 if the model makes embeddings."""
         if self._engine is None:
-            raise unavailable("the model is being loaded")
+            raise _wrong_kind(f"the model {self.served.model_name} makes embeddings; it does not generate text")
         return self._engine
+
+    @property
+    def embedder(self) -> Embedder:
+        """Raises HttpError 503 while there is none, 400 if the model generates."""
+        if self._embedder is None:
+            raise _wrong_kind(
+                f"the model {self.served.model_name} generates text; for embeddings start a server with --is-embedding"
+            )
+        return self._embedder
 
     @property
     def is_alive(self) -> bool:
         """The engine has given a sign of life lately."""
-        engine = self._engine
-        return engine is not None and _beats(engine.heartbeat, self.settings.heartbeat_s)
+        served = self._served
+        return served is not None and _beats(served.heartbeat, self.settings.heartbeat_s)
+
+    @property
+    def _served(self) -> Served | None:
+        return self._engine or self._embedder
 
     @property
     def in_flight(self) -> int:
@@ -139,15 +192,31 @@ class Service:
     @contextmanager
     def admitted(self) -> Generator[Engine]:
         """The engine, for as long as one request takes. Raises HttpError 503 if none is taken now."""
+        with self._counted():
+            yield self.engine
+
+    @contextmanager
+    def admitted_any(self) -> Generator[Served]:
+        """`admitted` for routes that whatever is served can answer."""
+        with self._counted():
+            yield self.served
+
+    @contextmanager
+    def embedding(self) -> Generator[Embedder]:
+        """`admitted` for what makes embeddings."""
+        with self._counted():
+            yield self.embedder
+
+    @contextmanager
+    def _counted(self) -> Generator[None]:
         if self.is_draining:
             raise shutting_down()
-        engine = self.engine
-        if not engine.heartbeat.alive:
+        if not self.served.heartbeat.alive:
             raise unavailable("the engine has died; see the server's log")
         self._in_flight += 1
         self._idle.clear()
         try:
-            yield engine
+            yield
         finally:
             self._in_flight -= 1
             if not self._in_flight:
@@ -158,7 +227,7 @@ class Service:
         if isinstance(error, (EngineClosedError, EngineError)):
             if self.is_draining:
                 return shutting_down()
-            if self._engine is not None and not self._engine.heartbeat.alive:
+            if self._served is not None and not self._served.heartbeat.alive:
                 return unavailable("the engine died at this or at another request", "engine_died")
         known = from_exception(error)
         if known is None:
@@ -175,10 +244,14 @@ class Service:
 
     async def end(self) -> None:
         """Close the engine; requests still in flight end with an error, and have a second to say so."""
-        if self._engine is not None:
-            await self._engine.close()
+        if self._served is not None:
+            await self._served.close()
         with suppress(asyncio.TimeoutError):
             await asyncio.wait_for(self._idle.wait(), 1.0)
+
+
+def _wrong_kind(message: str) -> HttpError:
+    return HttpError(400, "unsupported_route", message)
 
 
 def _beats(heartbeat: Heartbeat, within_s: float) -> bool:

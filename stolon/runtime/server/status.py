@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from aiohttp import web
 
+from ...lang.types import SamplingParams
+from .. import __version__
 from . import wire
+from .answers import Question, collect
 from .body import JsonObject
 from .errors import HttpError, clip, shutting_down, unavailable
 from .prompts import not_served
-from .service import Engine, Service
+from .service import Served, Service
 
 
 def _json(value: object) -> web.Response:
@@ -32,7 +35,20 @@ async def ready(service: Service, request: web.Request) -> web.StreamResponse:
     return _json({"status": "ready"})
 
 
-def _model(service: Service, engine: Engine) -> JsonObject:
+async def health_generate(service: Service, request: web.Request) -> web.StreamResponse:
+    """Answers one request of one token as any other is answered; for who wants to know that, and pays for it."""
+    timeout_s = service.settings.request_timeout_s
+    with service.admitted_any() as served:
+        if service.generates:
+            prompt = served.tokenizer.encode("a")
+            params = SamplingParams(max_tokens=1, temperature=0.0)
+            await collect(service.engine, [Question(prompt=prompt, params=params, timeout_s=timeout_s)])
+        else:
+            await service.embedder.embed([service.embedder.frame("a")], timeout_s=timeout_s)
+    return _json({"status": "ok"})
+
+
+def _model(service: Service, engine: Served) -> JsonObject:
     return {
         "id": engine.model_name,
         "object": "model",
@@ -45,11 +61,11 @@ def _model(service: Service, engine: Engine) -> JsonObject:
 
 
 async def models(service: Service, request: web.Request) -> web.StreamResponse:
-    return _json({"object": "list", "data": [_model(service, service.engine)]})
+    return _json({"object": "list", "data": [_model(service, service.served)]})
 
 
 async def model(service: Service, request: web.Request) -> web.StreamResponse:
-    engine = service.engine
+    engine = service.served
     name = request.match_info["model"]
     if name not in (engine.model_name, "default"):
         raise not_served(f"'{clip(name)}'", engine)
@@ -58,12 +74,12 @@ async def model(service: Service, request: web.Request) -> web.StreamResponse:
 
 async def model_info(service: Service, request: web.Request) -> web.StreamResponse:
     """No path of the machine: the name stands for the model everywhere."""
-    engine = service.engine
+    engine = service.served
     return _json(
         {
             "model_path": engine.model_name,
             "served_model_name": engine.model_name,
-            "is_generation": True,
+            "is_generation": service.generates,
             "has_chat_template": engine.chat is not None,
             "context_length": engine.context_length,
             "vocab_size": engine.vocab_size,
@@ -72,10 +88,11 @@ async def model_info(service: Service, request: web.Request) -> web.StreamRespon
 
 
 async def server_info(service: Service, request: web.Request) -> web.StreamResponse:
-    engine = service.engine
+    engine = service.served
     return _json(
         {
             "server": "stolon",
+            "version": __version__,
             "served_model_name": engine.model_name,
             "context_length": engine.context_length,
             "started": int(service.started_s),
@@ -86,7 +103,7 @@ async def server_info(service: Service, request: web.Request) -> web.StreamRespo
 
 
 async def flush_cache(service: Service, request: web.Request) -> web.StreamResponse:
-    if not await service.engine.flush_cache():
+    if not await service.served.flush_cache():
         message = "the cache is in use by running requests and was not flushed; try again when they have ended"
         raise HttpError(400, "cache_in_use", message)
     return web.Response(text="Cache flushed.\n")

@@ -1,0 +1,90 @@
+"""POST /tokenize and /detokenize: the server's own tokenizer."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+from aiohttp import web
+
+from ..limits import LENGTHS
+from . import wire
+from .body import JsonObject, read_object
+from .conversation import messages
+from .embeddings import off_loop
+from .errors import invalid
+from .fields import Field, boolean, list_of, object_of, string, token_id
+from .prompts import check_model, encode_chat
+from .sampling import UNSUPPORTED
+from .service import Service
+
+TOKENIZE_BODY = object_of(
+    {
+        "model": string(LENGTHS["name"]),
+        "prompt": string(),
+        "messages": messages,
+        "add_special_tokens": boolean,
+        "add_generation_prompt": boolean,
+        "continue_final_message": boolean,
+        "return_token_strs": boolean,
+    },
+    unsupported=UNSUPPORTED,
+)
+
+
+@functools.lru_cache(maxsize=4)
+def detokenize_body(vocab_size: int) -> Field[dict[str, Any]]:
+    return object_of(
+        {
+            "model": string(LENGTHS["name"]),
+            "tokens": list_of(token_id(vocab_size), LENGTHS["tokens"]),
+            "skip_special_tokens": boolean,
+        },
+        required=("tokens",),
+    )
+
+
+async def tokenize(service: Service, request: web.Request) -> web.StreamResponse:
+    settings = service.settings
+    with service.admitted_any() as served:
+        found = await read_object(request, limit_bytes=settings.body_limit_bytes, timeout_s=settings.body_timeout_s)
+        if "model" in found:
+            check_model(found, served)
+        values = TOKENIZE_BODY("", found)
+        tokens = await _tokens(service, values)
+        whole: JsonObject = {"tokens": tokens, "count": len(tokens), "max_model_len": served.context_length}
+        if values.get("return_token_strs", False):
+            whole["token_strs"] = [served.tokenizer.token_text(token) for token in tokens]
+        return web.Response(body=wire.dumps(whole), content_type="application/json")
+
+
+async def _tokens(service: Service, values: dict[str, Any]) -> list[int]:
+    if ("prompt" in values) == ("messages" in values):
+        raise invalid("give exactly one of prompt and messages", "prompt")
+    if "messages" in values:
+        continues = values.get("continue_final_message", False)
+        if values.get("add_generation_prompt", not continues) == continues:
+            raise invalid(
+                "either the last message is continued (continue_final_message) or a new one begins "
+                "(add_generation_prompt)",
+                "add_generation_prompt",
+            )
+        return await encode_chat(service.engine, values["messages"], continue_final=continues)
+    text: str = values["prompt"]
+    bos = values.get("add_special_tokens", True)
+    encode = service.served.tokenizer.encode
+    return await off_loop(len(text), lambda: encode(text, bos=bos))
+
+
+async def detokenize(service: Service, request: web.Request) -> web.StreamResponse:
+    """The text under SGLang's name and under vLLM's."""
+    settings = service.settings
+    with service.admitted_any() as served:
+        found = await read_object(request, limit_bytes=settings.body_limit_bytes, timeout_s=settings.body_timeout_s)
+        if "model" in found:
+            check_model(found, served)
+        values = detokenize_body(served.vocab_size)("", found)
+        tokens: list[int] = values["tokens"]
+        skip = values.get("skip_special_tokens", True)
+        text = await off_loop(len(tokens), lambda: served.tokenizer.decode(tokens, skip_special_tokens=skip))
+        return web.Response(body=wire.dumps({"text": text, "prompt": text}), content_type="application/json")
