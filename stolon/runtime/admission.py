@@ -112,18 +112,28 @@ class Admission:
 
     # -- room
 
-    def make_way(self) -> None:
-        """Before a step is planned: preempt lower priorities for the best of those that wait with a higher one."""
+    def make_way(self) -> Sequence | None:
+        """Before a step is planned: preempt lower priorities for the best of those that wait with a higher one.
+
+        returns: whom a step holds and the next call may preempt, if it rests until then
+        """
         roster = self._roster
         if not roster.running or roster.waiting.highest_priority <= min(s.priority for s in roster.running):
-            return
+            return None
         candidate = roster.waiting.best()
         while candidate is not None and not self._has_room(candidate):
-            victim = roster.youngest()
-            if victim is None or victim.priority >= candidate.sequence.priority or roster.waiting.is_aged(victim):
-                return
+            victim = self._victim(candidate, in_flight=False)
+            if victim is None:
+                return self._victim(candidate, in_flight=True)
             roster.preempt(victim)
             roster.waiting.look_up(candidate)
+        return None
+
+    def _victim(self, candidate: Candidate, *, in_flight: bool) -> Sequence | None:
+        victim = self._roster.youngest(in_flight=in_flight)
+        if victim is None or victim.priority >= candidate.sequence.priority or self._roster.waiting.is_aged(victim):
+            return None
+        return victim
 
     def _has_room(self, candidate: Candidate) -> bool:
         running, holdings, sequence = self._roster.running, self._holdings, candidate.sequence

@@ -7,11 +7,12 @@ from array import array
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from ..lang.errors import EngineError, StolonError
+from ..lang.errors import StolonError
 from ..lang.types import Delta, SamplingParams
 from .answer import Answer
 from .constrained import Constrained, Form
 from .masks import Filling, MaskFiller
+from .pipeline import Landed, Pipeline, as_engine_error
 from .scheduler import Scheduler
 from .sequence import Masks, Plan, RowResult, Runner, Sequence
 from .tokenizer import Tokenizer
@@ -56,15 +57,20 @@ class EngineCore:
     """A scheduler, a runner and the text of every request between them. Not safe for threads, knows no event loop.
 
     Each request that `submit` took ends in exactly one last Output, whatever happens to it.
+
+    overlap: begin each step before the one before has ended; outputs are the same
     """
 
-    def __init__(self, scheduler: Scheduler, runner: Runner, tokenizer: Tokenizer) -> None:
+    def __init__(self, scheduler: Scheduler, runner: Runner, tokenizer: Tokenizer, *, overlap: bool = False) -> None:
         self._scheduler = scheduler
-        self._runner: Runner | None = runner
+        self._overlap = overlap
+        self._pipeline: Pipeline | None = Pipeline(scheduler, runner, self, overlap=overlap)
         self._tokenizer = tokenizer
         self._answers: dict[int, Answer] = {}
         self._forms: dict[int, Constrained] = {}  # of those of them that have one
         self._masks = MaskFiller()
+        self._filling: Filling | None = None
+        self._runs: dict[int, list[int]] = {}  # what was appended behind the tokens drawn last
 
     @property
     def has_work(self) -> bool:
@@ -107,52 +113,75 @@ class EngineCore:
 
     def release(self) -> None:
         """Let go of the model; there are no steps after this. A second call does nothing."""
-        self._runner = None
+        self._pipeline = None
         self._masks.close()
 
     def step(self) -> list[Output]:
         """Compute one step. A fault of the whole step ends the requests in it, and only those."""
+        assert self._pipeline is not None, "a step after release"
         outputs: list[Output] = []
-        plan = self._scheduler.schedule()
-        if plan is not None:
-            assert self._runner is not None, "a step after release"
-            filling = self._masks.begin(plan, self._forms)
-            try:
-                step = self._runner.launch(plan)
-                step.sample(None if filling is None else self._filled(filling))
-                results = step.results()
-            except Exception as error:
-                logger.exception("a step of %d tokens failed", plan.num_tokens)
-                for sequence in self._scheduler.fail(plan, error):
-                    if sequence.error is error:  # raised in as many places as there are requests: to each its own
-                        sequence.error = as_engine_error(error)
-            else:
-                self._scheduler.commit(plan, results)
-                self._speak(plan, results, outputs)
+        for landed in self._pipeline.turn():
+            self._speak(landed, outputs)
         self._end(self._scheduler.reap(), outputs)
+        if self._pipeline.in_flight and not self._answers:
+            self._pipeline.land()  # all it computes is in vain; nothing shall be held while the engine sleeps
+            self._end(self._scheduler.reap(), outputs)
         return outputs
 
-    def _filled(self, filling: Filling) -> Masks:
+    # -- forms, as the pipeline asks for them
+
+    def foresee(self, plan: Plan) -> None:
+        if not self._overlap:  # else the tokens that come before are still being drawn
+            self._filling = self._masks.begin(plan, self._forms)
+
+    def masks(self, plan: Plan) -> Masks | None:
         """The masks. Answers that cannot go on are ended, and what is drawn for them counts for nothing."""
+        filling, self._filling = self._filling, None
+        if filling is None and self._overlap:
+            filling = self._masks.begin(plan, self._forms)
+        if filling is None:
+            return None
         for fault in filling.wait():
-            if not isinstance(fault.error, StolonError):
-                logger.error("request %d failed while its mask was made", fault.sequence.id, exc_info=fault.error)
-            self._scheduler.abort(fault.sequence, as_engine_error(fault.error))
+            self._give_up(fault.sequence, fault.error, "its mask was made")
         return filling.masks
 
-    def _speak(self, plan: Plan, results: list[RowResult], outputs: list[Output]) -> None:
+    def advance(self, plan: Plan, results: list[RowResult]) -> None:
+        """Take what was drawn, and append what follows by force; it is computed together with the next one drawn."""
+        for row, result in zip(plan.rows, results, strict=True) if self._forms else ():
+            sequence = row.sequence
+            form = self._forms.get(sequence.id)
+            if form is None or result.token is None:
+                continue
+            try:
+                run = form.take(result.token, sequence.params.max_tokens - sequence.num_output)
+            except Exception as error:  # whatever it is, it is the fault of this answer alone
+                self._give_up(sequence, error, "its form took a token")
+                continue
+            self._scheduler.extend(sequence, run)
+            self._runs[sequence.id] = run
+            if form.is_over and not sequence.is_finished:
+                self._scheduler.finish(sequence, "stop", form.matched)
+
+    def _give_up(self, sequence: Sequence, error: Exception, when: str) -> None:
+        if not isinstance(error, StolonError):
+            logger.error("request %d failed while %s", sequence.id, when, exc_info=error)
+        self._scheduler.abort(sequence, as_engine_error(error))
+
+    # -- text
+
+    def _speak(self, landed: Landed, outputs: list[Output]) -> None:
         """Turn what the rows drew into increments."""
         answers = self._answers
-        for row, result in zip(plan.rows, results, strict=True):
+        for row, result in zip(landed.plan.rows, landed.results, strict=True):
             sequence = row.sequence
             answer = answers.get(sequence.id)
-            if answer is None:
+            if answer is None or sequence.error is not None:
                 continue
             try:
                 answer.keep_prompt_logprobs(result.prompt_logprobs)
                 if result.token is None:
                     continue
-                delta = answer.push([result.token, *self._follow(answer, result.token)], result.logprob)
+                delta = answer.push([result.token, *self._runs.pop(sequence.id, ())], result.logprob)
             except Exception as error:
                 if not isinstance(error, StolonError):
                     logger.exception("request %d failed while its text was made", sequence.id)
@@ -164,19 +193,9 @@ class EngineCore:
                 if not sequence.is_finished:
                     self._scheduler.finish(sequence, delta.finish, delta.matched)
 
-    def _follow(self, answer: Answer, token: int) -> list[int]:
-        """Tokens that come after the drawn one by force; they are computed together with the next one drawn."""
-        form, sequence = answer.form, answer.sequence
-        if form is None:
-            return []
-        run = form.take(token, sequence.params.max_tokens - sequence.num_output)
-        self._scheduler.extend(sequence, run)
-        if form.is_over and not sequence.is_finished:
-            self._scheduler.finish(sequence, "stop", form.matched)
-        return run
-
     def _forget(self, id: int) -> Answer | None:
         self._forms.pop(id, None)
+        self._runs.pop(id, None)
         return self._answers.pop(id, None)
 
     def _fail(self, answer: Answer, error: StolonError, outputs: list[Output]) -> None:
@@ -204,11 +223,3 @@ class EngineCore:
 def _bare(params: SamplingParams) -> SamplingParams:
     """Of a constrained answer: where it ends is not for the scheduler and the sampler to say."""
     return replace(params, stop_token_ids=(), min_tokens=0, include_stop=False)
-
-
-def as_engine_error(error: Exception) -> StolonError:
-    if isinstance(error, StolonError):
-        return error
-    fault = EngineError(f"the engine failed at this request: {error!r}")
-    fault.__cause__ = error
-    return fault

@@ -173,7 +173,8 @@ class Holdings:
         if node is None:
             return None
         start, own = node.end, sequence.slots
-        end = sequence.computed - sequence.computed % self.page_size
+        computed = min(sequence.computed, len(sequence.tokens))  # what came after an end is of no use to anybody
+        end = computed - computed % self.page_size
         if self.share and end > start:
             last, known = self.tree.insert(node, sequence.tokens, end, own[start:end], sequence.salt)
             self.pool.give(own[start:known])

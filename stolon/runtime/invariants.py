@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence as Items
 
 import numpy as np
 
@@ -14,16 +15,21 @@ from .roster import Roster
 from .sequence import Plan, Row, Sequence, Status
 
 
-def check(config: SchedulerConfig, roster: Roster, plan: Plan | None = None) -> None:
-    """Raise InvariantError if anything is out of order. plan: one that was made and not committed yet."""
+def check(config: SchedulerConfig, roster: Roster, plan: Plan | None = None, in_flight: Items[Plan] = ()) -> None:
+    """Raise InvariantError if anything is out of order.
+
+    plan: one that was made just now; in_flight: those that were made and have not ended, it included
+    """
     holdings = roster.holdings
     check_tree(holdings.tree, Counter(s.node for s in roster.running), Counter(holdings.pinned_nodes()))
     _check_slots(holdings, roster.running)
     for sequence in roster.running:
         _check_running(holdings, sequence)
     _check_waiting(config, roster)
+    for flying in in_flight:
+        _check_in_flight(flying)
     if plan is not None:
-        _check_plan(config, holdings.tree, plan)
+        _check_plan(config, plan, in_flight)
 
 
 def ensure(claim: bool, message: str, *values: object) -> None:
@@ -73,9 +79,10 @@ def _check_node(tree: RadixTree, node: RadixNode) -> None:
 
 
 def _check_slots(holdings: Holdings, running: list[Sequence]) -> None:
-    """Every slot is free, or in the tree, or one sequence's: exactly one of these."""
+    """Every slot is free, or in the tree, or one sequence's, or used until a step ends: exactly one of these."""
     parts = [holdings.pool.free_slots()]
     parts += [node.slots for node in holdings.tree.nodes()]
+    parts += holdings.pool.used_slots()
     for sequence in running:
         if sequence.node is not None:
             parts.append(sequence.slots[sequence.node.end : sequence.allocated])
@@ -92,7 +99,8 @@ def _check_running(holdings: Holdings, sequence: Sequence) -> None:
         raise InvariantError(f"running sequence {ident} holds nothing of the tree")
     end, size = node.end, holdings.page_size
     ensure(
-        end - size < sequence.computed <= len(sequence.tokens) and sequence.computed <= sequence.allocated,
+        end - size < sequence.computed <= len(sequence.tokens) + bool(sequence.in_flight or sequence.is_finished)
+        and sequence.computed <= sequence.allocated,
         "a sequence has computed less than it holds, or more than it has",
         ident,
         (end, sequence.computed, sequence.allocated, len(sequence.tokens)),
@@ -128,22 +136,44 @@ def _check_waiting(config: SchedulerConfig, roster: Roster) -> None:
         ensure(sequence.overtaken <= most, "a sequence was overtaken too often", sequence.id, sequence.overtaken)
 
 
-def _check_plan(config: SchedulerConfig, tree: RadixTree, plan: Plan) -> None:
+def _check_in_flight(plan: Plan) -> None:
+    for row in plan.rows:
+        sequence = row.sequence
+        ensure(
+            sequence.in_flight > 0 and sequence.status is Status.RUNNING, "a step's sequence was let go", sequence.id
+        )
+        ensure(row.void or sequence.computed >= row.start + row.length, "a row was taken back and counts", row)
+
+
+def _check_plan(config: SchedulerConfig, plan: Plan, in_flight: Items[Plan]) -> None:
     ensure(plan.num_tokens <= config.token_budget, "a plan is over its budget", plan.num_tokens)
     ensure(len({row.sequence.id for row in plan.rows}) == len(plan.rows), "a sequence has two rows")
     written: list[int] = []
     for row in plan.rows:
         sequence, end = row.sequence, row.start + row.length
-        ensure(
-            row.length > 0 and end == sequence.computed and sequence.in_flight == 1, "a row is not its sequence's", row
-        )
+        ensure(row.length > 0 and end == sequence.computed and not row.void, "a row is not its sequence's", row)
+        holders = sum(s is sequence for p in in_flight for s in (r.sequence for r in p.rows))
+        ensure(sequence.in_flight == holders, "a sequence does not know which steps hold it", sequence.id, holders)
         ensure(not sequence.is_finished, "a plan has a row for a sequence that has ended", sequence.id)
-        last = end == len(sequence.tokens) and sequence.params.max_tokens > 0
+        last = end >= len(sequence.tokens) and sequence.params.max_tokens > 0
         ensure(row.samples == last, "a row samples exactly if it has the last token", row)
+        _check_source(row, in_flight)
         written += sequence.slots[row.start : end].tolist()
         _check_writes(plan, row)
     ensure(len(set(written)) == len(written), "two rows write one slot", written)
     _check_shared(plan)
+
+
+def _check_source(row: Row, in_flight: Items[Plan]) -> None:
+    """A token that is not known comes from the row that draws it."""
+    end = row.start + row.length
+    if row.source is None:
+        ensure(end <= len(row.sequence.tokens), "a row has tokens that nobody knows", row)
+        return
+    before = in_flight[-2].rows[row.source] if len(in_flight) > 1 else row
+    draws = before.samples and not before.void and before.start + before.length == row.start
+    ensure(before.sequence is row.sequence and draws, "a row takes its token from another row", row, before)
+    ensure(row.start == len(row.sequence.tokens) and row.length == 1, "a row waits for a token that is known", row)
 
 
 def _check_writes(plan: Plan, row: Row) -> None:

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 from ..lang.errors import EngineClosedError, EngineError, StolonError
-from .core import EngineCore, Output, Request, as_engine_error
+from .core import EngineCore, Output, Request
+from .pipeline import as_engine_error
 
 logger = logging.getLogger(__name__)
 

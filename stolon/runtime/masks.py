@@ -44,7 +44,7 @@ class MaskFiller:
 
     def begin(self, plan: Plan, forms: Mapping[int, Constrained]) -> Filling | None:
         """Begin with the masks of `plan`, to be waited for; None if no row needs one. forms: by sequence id"""
-        rows = [i for i, row in enumerate(plan.rows) if row.samples and row.sequence.id in forms] if forms else []
+        rows = [i for i, row in enumerate(plan.rows) if row.sequence.id in forms and row.draws_next] if forms else []
         if not rows:
             return None
         sequences = [plan.rows[i].sequence for i in rows]

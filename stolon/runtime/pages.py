@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
+from contextlib import contextmanager
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -28,6 +31,8 @@ class PagePool:
         self._top = self.num_pages
         self._is_free = np.ones(self.num_pages, np.bool_)
         self._within = np.arange(page_size, dtype=np.int32)
+        self._user = 0  # a step that may still use what is given now
+        self._used: list[tuple[int, NDArray[np.int32]]] = []
 
     @property
     def free(self) -> int:
@@ -60,12 +65,33 @@ class PagePool:
         count = len(pages)
         if not count:
             return
+        if self._user:
+            self._used.append((self._user, np.array(slots)))
+            return
         free = self._is_free
         if free[pages].any() or self._top + count > self.num_pages:
             raise InvariantError(f"pages were freed twice: {pages[free[pages]].tolist() or pages.tolist()}")
         self._stack[self._top : self._top + count] = pages
         free[pages] = True
         self._top += count
+
+    @contextmanager
+    def used_until(self, step: int) -> Generator[None]:
+        """What is given in this block becomes free when `end` is told of `step`; 0: at once."""
+        self._user = step
+        try:
+            yield
+        finally:
+            self._user = 0
+
+    def end(self, step: int) -> None:
+        """Step `step`, and all before it, use nothing any more."""
+        while self._used and self._used[0][0] <= step:
+            self.give(self._used.pop(0)[1])
+
+    def used_slots(self) -> list[NDArray[np.int32]]:
+        """Given, but not free yet; for checks."""
+        return [slots for _, slots in self._used]
 
     def free_slots(self) -> NDArray[np.int32]:
         """All free slots, unordered; for checks."""

@@ -22,13 +22,14 @@ class Planner:
         self._grouped: list[RadixNode | None] = []
         self._groups: list[SharedPrefix] = []
 
-    def plan_running(self, plan: Plan, budget: int) -> int:
-        """Returns what is left of the budget."""
+    def plan_running(self, plan: Plan, budget: int, resting: Sequence | None = None) -> int:
+        """Returns what is left of the budget. resting: gets no row"""
         decoding: list[Sequence] = []
         chunks: list[Sequence] = []
         for sequence in self._roster.running:
-            if not (sequence.in_flight or sequence.is_finished):
-                (decoding if is_decoding(sequence) else chunks).append(sequence)
+            if sequence.is_finished or sequence is resting or (sequence.in_flight and not goes_on(sequence)):
+                continue
+            (decoding if is_decoding(sequence) else chunks).append(sequence)
         chunks.sort(key=_is_in_prompt)  # a few forced tokens of an answer do not wait behind a long prompt
         later: list[Sequence] = []
         if len(decoding) + bool(chunks) > budget:
@@ -62,9 +63,9 @@ class Planner:
             if not need or self._holdings.reserve(need):
                 break
             victim = self._roster.youngest()
-            if victim is None:  # all others are in this step already, or there are none
+            if victim is None:  # all others are in a step already, or there are none
                 left_out = decoding.pop()
-                if len(self._roster.running) == 1:
+                if len(self._roster.running) == 1 and not left_out.in_flight:
                     self._give_up(left_out)
             else:
                 self._roster.preempt(victim)
@@ -80,7 +81,10 @@ class Planner:
             start = sequence.computed
             if start == sequence.allocated:
                 grow(sequence)
-            rows.append(Row(sequence, start, 1, True))
+            # all its tokens are computed or being computed: the next one is being drawn
+            source = sequence.row if start == len(sequence.tokens) else None
+            sequence.row = len(rows)
+            rows.append(Row(sequence, start, 1, True, source))
             self._decoded.append(sequence.node)
             sequence.computed = start + 1
             sequence.in_flight += 1
@@ -102,7 +106,8 @@ class Planner:
     def plan_chunk(self, plan: Plan, sequence: Sequence, budget: int) -> int:
         """A row for the next tokens of a prompt in progress; returns how many."""
         holdings = self._holdings
-        self.count_cached(sequence, holdings.adopt(sequence))
+        if not sequence.in_flight:  # which may be writing what would be given back
+            self.count_cached(sequence, holdings.adopt(sequence))
         start = sequence.computed
         length = self._fit(sequence, min(len(sequence.tokens) - start, budget), alone=not plan.rows)
         if length <= 0:
@@ -115,6 +120,7 @@ class Planner:
         if start < sequence.num_prompt or sequence.preemptions:
             holdings.publish(sequence, plan.step)
         samples = end == len(sequence.tokens) and sequence.params.max_tokens > 0
+        sequence.row = len(plan.rows)
         plan.rows.append(Row(sequence, start, length, samples))
         return length
 
@@ -148,7 +154,7 @@ class Planner:
                 return min(length, room)
             victim = roster.youngest()
             if victim is None or seniority(victim) <= seniority(sequence):
-                if alone and len(roster.running) == 1:
+                if alone and len(roster.running) == 1 and not sequence.in_flight:
                     self._give_up(sequence)
                 return 0
             roster.preempt(victim)
@@ -158,7 +164,13 @@ def _is_in_prompt(sequence: Sequence) -> bool:
     return sequence.computed < sequence.num_prompt
 
 
+def goes_on(sequence: Sequence) -> bool:
+    """Whether a sequence that a step holds has more to compute; if it turns out to have ended, that was in vain."""
+    known = sequence.computed < len(sequence.tokens)
+    return known or sequence.num_output + 1 < sequence.params.max_tokens
+
+
 def is_decoding(sequence: Sequence) -> bool:
-    """Its prompt is computed, and exactly one token is not."""
+    """Its prompt is computed, and at most one token is not; if none, one is being drawn."""
     computed = sequence.computed
-    return len(sequence.tokens) - computed == 1 and computed >= sequence.num_prompt
+    return len(sequence.tokens) - computed <= 1 and computed >= sequence.num_prompt

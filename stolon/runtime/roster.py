@@ -62,11 +62,15 @@ class Roster:
         self.counters.preemptions += 1
         self.waiting.add(sequence)
 
-    def youngest(self) -> Sequence | None:
-        """Whom to preempt: lowest priority, then latest arrival; never the first of all, nor what a step holds."""
+    def youngest(self, *, in_flight: bool = False) -> Sequence | None:
+        """Whom to preempt: lowest priority, then latest arrival; never the first of all, nor what a step holds.
+
+        in_flight: whom to preempt next of those that a step holds
+        """
         alive = [s for s in self.running if not s.is_finished]
         first = min(alive, key=seniority, default=None)
-        return max((s for s in alive if s is not first and not s.in_flight), key=seniority, default=None)
+        able = (s for s in alive if s is not first and bool(s.in_flight) == in_flight)
+        return max(able, key=seniority, default=None)
 
     def mark(
         self,

@@ -4,7 +4,10 @@ A step takes running sequences first (one token each, if they decode), then prom
 memory runs out it evicts cached prefixes, then preempts the youngest; what that one computed stays in the tree.
 
 Life cycle: `abort`, `finish` and deadlines only mark a sequence. It is released once, and never while a step holds it:
-from `schedule` to `commit` or `fail` a sequence is in flight.
+from `schedule` to `commit`, `fail` or `retry` a sequence is in flight.
+
+A step may be planned before the one under way has ended. A sequence for which that one draws a token then goes on with
+a row whose token is to come; if it turns out to have ended, the result of that row counts for nothing.
 """
 
 from __future__ import annotations
@@ -26,11 +29,13 @@ from .planner import Planner
 from .radix import RadixNode
 from .roster import Roster
 from .sequence import Plan, Row, RowResult, Sequence
+from .throttle import Throttle, out_of_memory
 from .view import View, view_requests, view_tree
 
 
 class Scheduler:
-    """The planning half of the engine. One thread uses it, in turns of `schedule`, `commit` (or `fail`) and `reap`.
+    """The planning half of the engine. One thread uses it: `schedule`, `commit` (or `fail`, or `retry`), `reap`. Up to
+    two steps are in flight, and end in the order in which they were planned.
 
     num_slots: KV slots that the runner has, numbered from 0; context_length: most tokens of one sequence
     clock: seconds, monotonic; deadlines and pins go by it
@@ -57,7 +62,9 @@ class Scheduler:
         self.roster = Roster(config, self.holdings, self.counters, clock)
         self._planner = Planner(config, self.roster)
         self._admission = Admission(config, self.roster, self._planner)
+        self._throttle = Throttle()
         self._eos = eos_token_ids
+        self._in_flight: list[Plan] = []
 
     # -- coming and going
 
@@ -95,7 +102,10 @@ class Scheduler:
         self.roster.mark(sequence, reason=reason, matched=matched)
 
     def extend(self, sequence: Sequence, tokens: Iterable[int]) -> None:
-        """Tokens that follow its last one without being drawn; at most as many as `max_tokens` leaves."""
+        """Tokens that follow its last one without being drawn; at most as many as `max_tokens` leaves.
+
+        Call it between steps, or when one was committed. What a step in flight draws in their place counts for nothing.
+        """
         if sequence.is_finished:
             return
         before = len(sequence.tokens)
@@ -134,21 +144,22 @@ class Scheduler:
 
     def schedule(self) -> Plan | None:
         """The next step, or None if there is nothing to compute now."""
+        assert len(self._in_flight) < 2, "two steps are under way already"
         self.holdings.expire_pins()
         self.roster.expire()
         self.roster.sweep()
-        self._admission.make_way()
+        resting = self._admission.make_way()
         plan = Plan([], step=self.counters.steps + 1)
-        budget = self._planner.plan_running(plan, self.config.token_budget)
+        budget = self._planner.plan_running(plan, self._throttle.limit(self.config.token_budget), resting)
         if budget > 0 and len(self.roster.waiting):
             self._admission.plan_waiting(plan, budget)
+        if plan.rows:
+            self.counters.steps += 1
+            self.counters.computed += plan.num_tokens
+            self._in_flight.append(plan)
         if self.config.check:
             self.check(plan)
-        if not plan.rows:
-            return None
-        self.counters.steps += 1
-        self.counters.computed += plan.num_tokens
-        return plan
+        return plan if plan.rows else None
 
     # -- results
 
@@ -157,19 +168,18 @@ class Scheduler:
 
         returns: sequences that got a token or have ended
         """
-        void: set[Sequence] = set()
-        faults: list[Row] = []
-        for row, result in zip(plan.rows, results, strict=True):
-            row.sequence.in_flight -= 1
-            if result.error is not None:
-                faults.append(row)
-                self.abort(row.sequence, result.error)
+        self._end(plan)
+        self._throttle.recover()
+        faults = [row for row, result in zip(plan.rows, results, strict=True) if result.error and not row.void]
         if faults:
-            void = self._undo(faults, plan.step)
+            for row, result in zip(plan.rows, results, strict=True):
+                if result.error is not None and not row.void:
+                    self.abort(row.sequence, result.error)
+            self._undo(plan, faults, spoilt=True)
         advanced: list[Sequence] = []
         for row, result in zip(plan.rows, results, strict=True):
             sequence = row.sequence
-            if sequence.is_finished or sequence in void:
+            if sequence.is_finished or row.void:
                 result.token, result.logprob, result.prompt_logprobs = None, None, []
             else:
                 self._take(row, result)
@@ -177,16 +187,25 @@ class Scheduler:
                 advanced.append(sequence)
         return advanced
 
+    def _end(self, plan: Plan) -> None:
+        """The step is over and holds nothing any more."""
+        assert self._in_flight.pop(0) is plan, "steps end in the order in which they were planned"
+        self.holdings.pool.end(plan.step)
+        for row in plan.rows:
+            row.sequence.in_flight -= 1
+
     def _take(self, row: Row, result: RowResult) -> None:
         sequence = row.sequence
         if result.prompt_logprobs or sequence.scored < sequence.num_prompt:
             _trim(row, result)
         if row.samples:
-            if result.token is None:
+            if row.start + row.length < len(sequence.tokens):  # `extend` has told since what comes there
+                result.token = result.logprob = None
+            elif result.token is None:
                 self.abort(sequence, EngineError("the runner drew no token for a row that samples"))
             else:
                 self._append(sequence, result.token)
-        elif sequence.computed == len(sequence.tokens):  # max_tokens is 0
+        elif row.start + row.length == len(sequence.tokens):  # max_tokens is 0
             self.finish(sequence, "length")
 
     def _append(self, sequence: Sequence, token: int) -> None:
@@ -199,36 +218,55 @@ class Scheduler:
         elif output >= params.max_tokens or len(sequence.tokens) >= self.context_length:
             self.finish(sequence, "length")
 
+    # -- faults
+
     def fail(self, plan: Plan, error: Exception) -> list[Sequence]:
         """The whole step raised: its sequences end with `error`, and what it was writing leaves the tree."""
-        for row in plan.rows:
-            row.sequence.in_flight -= 1
+        self._end(plan)
+        rows = [row for row in plan.rows if not row.void]
+        for row in rows:
             self.abort(row.sequence, error)
-        self._undo(plan.rows, plan.step)
-        return [row.sequence for row in plan.rows]
+        self._undo(plan, rows, spoilt=True)
+        return [row.sequence for row in rows]
 
-    def _undo(self, rows: list[Row], step: int) -> set[Sequence]:
-        """Forget what these rows wrote in `step`, and what their sequences wrote before and nobody else holds.
+    def retry(self, plan: Plan, reason: str) -> None:
+        """The step did not fit into the device's memory: take it back, and make the next ones smaller.
 
-        Whoever shares a forgotten node goes back to what stands before it and computes from there by itself.
-        returns: those sequences; their results of this step count for nothing
+        A step of one token that does not fit ends its sequence with an error.
+        """
+        self._end(plan)
+        rows = [row for row in plan.rows if not row.void]
+        self._undo(plan, rows, spoilt=False)
+        if not self._throttle.halve(plan.num_tokens):
+            for row in rows:
+                self.abort(row.sequence, out_of_memory(reason))
+
+    def _undo(self, plan: Plan, rows: list[Row], *, spoilt: bool) -> None:
+        """Forget what these rows of `plan` and later ones of their sequences wrote.
+
+        spoilt: also what their sequences wrote before and nobody else holds
+        Whoever shares a forgotten node goes back to what stands before it and computes from there by itself; what it
+        computes in steps that are in flight is void.
         """
         suspects: set[RadixNode] = set()
         for row in rows:
-            suspects.update(_written(row.sequence, step))
-        void: set[Sequence] = set()
-        for sequence in self.roster.running:
-            path = sequence.node.path() if sequence.node else ()
-            tops = [node.parent for node in path if node in suspects]
-            if tops and tops[-1] is not None:
-                self.holdings.rewind(sequence, tops[-1])
-                self._planner.uncount_cached(sequence)
-                void.add(sequence)
-        for node in sorted(suspects, key=lambda n: (n.end, n.serial)):
-            self.holdings.drop(node)
+            suspects.update(_written(row.sequence, plan.step, spoilt=spoilt))
+        void = {row.sequence for row in rows}
+        with self.holdings.pool.used_until(self._in_flight[-1].step if self._in_flight else 0):
+            for sequence in self.roster.running:
+                path = sequence.node.path() if sequence.node else ()
+                tops = [node.parent for node in path if node in suspects]
+                if tops and tops[-1] is not None:
+                    self.holdings.rewind(sequence, tops[-1])
+                    self._planner.uncount_cached(sequence)
+                    void.add(sequence)
+            for node in sorted(suspects, key=lambda n: (n.end, n.serial)):
+                self.holdings.drop(node)
         for row in rows:
             row.sequence.computed = min(row.sequence.computed, row.start)
-        return void
+        for later in (plan, *self._in_flight):
+            for row in later.rows:
+                row.void = row.void or row.sequence in void
 
     # -- looking
 
@@ -253,7 +291,7 @@ class Scheduler:
 
     def check(self, plan: Plan | None = None) -> None:
         """Raise InvariantError if the books are wrong or `plan` does not agree with them. Looks at everything: slow."""
-        check(self.config, self.roster, plan)
+        check(self.config, self.roster, plan, self._in_flight)
 
 
 def _trim(row: Row, result: RowResult) -> None:
@@ -266,12 +304,12 @@ def _trim(row: Row, result: RowResult) -> None:
     sequence.scored = max(sequence.scored, end)
 
 
-def _written(sequence: Sequence, step: int) -> list[RadixNode]:
-    """Nodes on its path that it wrote: all of `step`, and earlier ones below which nobody else holds anything."""
+def _written(sequence: Sequence, step: int, *, spoilt: bool) -> list[RadixNode]:
+    """Nodes on its path of `step` or later; if `spoilt`, also its own earlier ones that lead to nobody else's."""
     found: list[RadixNode] = []
-    exclusive = True
+    exclusive = spoilt
     for node in sequence.node.path() if sequence.node else ():
         exclusive = exclusive and node.locks == 1
-        if node.step == step or (exclusive and node.writer == sequence.id):
+        if node.step >= step or (exclusive and node.writer == sequence.id):
             found.append(node)
     return found

@@ -32,11 +32,13 @@ class Sequence:
     priority: larger goes first
     arrival: order of submission; the scheduler sets it
     computed: how many of `tokens` have their KV entries written (or being written by the step in flight)
+        or to be drawn: while the token after the last of `tokens` is on its way, it may count as well
     slots: int32 KV slot of each position below `computed`; the array may be longer
     cached: prompt tokens found in the cache at first admission (for usage)
     node: deepest tree node that this sequence holds locked; the tree owns the slots of positions below `node.end`
     allocated: how many positions have slots; this sequence alone owns those from `node.end` on
     in_flight: steps between schedule and commit that hold this sequence; nothing of it is released before they end
+    row: its row in the latest of them that draws
     scored: prompt positions whose log-probabilities were delivered, so that a resumed sequence delivers none twice
     seed: resolved; the draw at position p depends on (seed, p) only
     deadline_s: on the scheduler's clock
@@ -66,6 +68,7 @@ class Sequence:
     overtaken: int = 0
     allocated: int = 0
     in_flight: int = 0
+    row: int = 0
     scored: int = 0
 
     @property
@@ -83,6 +86,7 @@ class Row:
 
     samples: this row reaches the sequence's last token, so a next token is drawn from its logits
     source: if the row's one token is not known yet, the row of the step launched before that draws it
+    void: what the row reads or writes has been taken back since it was launched; its result counts for nothing
     """
 
     sequence: Sequence
@@ -90,6 +94,14 @@ class Row:
     length: int
     samples: bool
     source: int | None = None
+    void: bool = False
+
+    @property
+    def draws_next(self) -> bool:
+        """Whether what the row draws will be its sequence's next token, as far as can be known now."""
+        sequence = self.sequence
+        at_end = self.start + self.length == len(sequence.tokens)
+        return self.samples and at_end and not (self.void or sequence.is_finished)
 
 
 @dataclass(slots=True)
@@ -145,6 +157,10 @@ class Masks:
     bits: NDArray[np.int32]
 
 
+class OutOfMemory(Exception):
+    """A step did not fit into the device's memory; a smaller one may. What it wrote counts for nothing."""
+
+
 class Step(Protocol):
     """A step on its way. `sample`, then `results`, once each; an exception from either fails the whole step."""
 
@@ -159,7 +175,7 @@ class Step(Protocol):
 
 
 class Runner(Protocol):
-    """Computes steps, in the order of their launches."""
+    """Computes steps, in the order of their launches. All it does may raise OutOfMemory."""
 
     def launch(self, plan: Plan) -> Step:
         """Begin the forward pass; need not wait. An exception fails the whole step. What rows say of slots and

@@ -310,8 +310,8 @@ async def test_a_failed_step_leaves_the_thread_at_work(tiny_checkpoint: Path, ca
         if next(fails, False):
             raise MemoryError
 
-    assert engine._core._runner is not None
-    engine._core._runner = FaultyRunner(engine._core._runner, fail_once)
+    assert engine._core._pipeline is not None
+    engine._core._pipeline._runner = FaultyRunner(engine._core._pipeline._runner, fail_once)
     with pytest.raises(EngineError, match="MemoryError"):
         await answer(engine, PROMPTS[1], PARAMS)
     assert token_texts([await answer(engine, PROMPTS[0], PARAMS)]) == clean

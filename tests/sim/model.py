@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from collections.abc import Sequence as Items
 from dataclasses import dataclass, field
+from typing import Literal
 from zlib import crc32
 
 from stolon.lang.errors import EngineError
 from stolon.lang.types import SamplingParams, TokenLogprob
-from stolon.runtime.sequence import Masks, Plan, Row, RowResult, Sequence
+from stolon.runtime.sequence import Masks, OutOfMemory, Plan, Row, RowResult, Sequence
 
 VOCABULARY = 7  # few tokens, so that random prompts share prefixes
 EOS = 0
+ANY = tuple(range(VOCABULARY))
+NONSENSE = VOCABULARY + 1
 
 # (salt, position, token, hash of the entry before). Hashes of tuples of ints are the same in every process.
 Entry = tuple[int, int, int, int]
@@ -29,21 +33,31 @@ def chain(salt: str, tokens: Items[int], known: list[Entry] | None = None) -> li
     return entries
 
 
-def draw(last: Entry, seed: int) -> int:
-    return hash((last, seed)) % VOCABULARY
+def draw(last: Entry, seed: int, allowed: Items[int] = ANY) -> int:
+    return allowed[hash((last, seed)) % len(allowed)]
 
 
 def logprob(before: Entry, token: int) -> float:
     return -(hash((before, token)) % 1000) / 100
 
 
-def generate(prompt: Items[int], salt: str, params: SamplingParams, seed: int, context_length: int) -> list[int]:
-    """The answer as a sequential generator without cache, batch or scheduler gives it."""
+def generate(
+    prompt: Items[int],
+    salt: str,
+    params: SamplingParams,
+    seed: int,
+    context_length: int,
+    allowed: Callable[[Items[int]], Items[int]] = lambda answer: ANY,
+) -> list[int]:
+    """The answer as a sequential generator without cache, batch or scheduler gives it.
+
+    allowed: what may follow an answer's tokens
+    """
     tokens = list(prompt)
     entries = chain(salt, tokens)
     answer: list[int] = []
     while len(answer) < params.max_tokens and len(tokens) < context_length:
-        token = draw(entries[-1], seed)
+        token = draw(entries[-1], seed, allowed(answer))
         answer.append(token)
         tokens.append(token)
         chain(salt, tokens, entries)
@@ -54,89 +68,162 @@ def generate(prompt: Items[int], salt: str, params: SamplingParams, seed: int, c
 
 
 class WrongSlotError(AssertionError):
-    """A row was given a slot that does not hold what the row's tokens say."""
+    """A row was given a slot that does not hold what the row's tokens say, or the token of another row."""
 
 
 @dataclass(slots=True)
 class Faults:
-    """What goes wrong in the next step: the whole of it, or the rows with these indices."""
+    """What goes wrong in the next step: the whole of it, the rows with these indices, or it has not enough memory.
+
+    memory: the part of the step that finds out
+    """
 
     step: bool = False
     rows: set[int] = field(default_factory=set[int])
+    memory: Literal["launch", "sample", "results"] | None = None
 
-
-@dataclass(slots=True)
-class FakeStep:
-    """All happens when the results are asked for."""
-
-    model: FakeModel
-    plan: Plan
-
-    def sample(self, masks: Masks | None) -> None:
-        assert masks is None
-
-    def results(self) -> list[RowResult]:
-        return self.model.compute(self.plan)
+    def of(self, plan: Plan) -> set[int]:
+        """Rows whose requests may end for that."""
+        everybody = self.step or (self.memory is not None and plan.num_tokens == 1)
+        return set(range(len(plan.rows))) if everybody else self.rows.intersection(range(len(plan.rows)))
 
 
 class FakeModel:
-    """A runner. In each step all rows write first, then all rows read, as the layers of a real model do.
+    """A runner of an asynchronous device: a step is computed when its results are asked for. In each step all rows
+    write first, then all rows read, as the layers of a real model do.
 
     all_logprobs: give log-probabilities of all prompt positions of a row, not only of those asked for
+    most_tokens: there is no memory for larger steps
+    meanwhile: called while a step is in flight; told: what will go wrong with a step that is launched
+    drawn: by row of the step that was computed last
     """
 
     def __init__(self, num_slots: int, *, all_logprobs: bool = False) -> None:
         self.kv: list[Entry] = [POISON] * num_slots
+        self.all_logprobs = all_logprobs
         self.faults = Faults()
-        self._all_logprobs = all_logprobs
+        self.most_tokens = 1 << 30
+        self.meanwhile: Callable[[], None] = lambda: None
+        self.told: Callable[[Plan, Faults], None] = lambda plan, faults: None
+        self.drawn: list[int] = []
+        self.in_flight: list[FakeStep] = []
         self._chains: dict[int, list[Entry]] = {}
 
     def launch(self, plan: Plan) -> FakeStep:
-        return FakeStep(self, plan)
-
-    def compute(self, plan: Plan) -> list[RowResult]:
         faults, self.faults = self.faults, Faults()
-        dirty = False
-        for index, row in enumerate(plan.rows):
-            dirty = self._write(row, spoiled=faults.step or index in faults.rows) or dirty
-        if faults.step:
-            raise EngineError("the step failed (injected)")
-        return [self._read(row, failed=i in faults.rows, dirty=dirty) for i, row in enumerate(plan.rows)]
+        if plan.num_tokens > self.most_tokens:
+            faults = Faults(memory=faults.memory or "launch")
+        self.told(plan, faults)
+        step = FakeStep(self, plan, faults)
+        self.in_flight.append(step)
+        step.find_out("launch")
+        return step
 
     def forget(self, sequence: Sequence) -> None:
         self._chains.pop(sequence.id, None)
 
     def history(self, sequence: Sequence) -> list[Entry]:
+        """What its tokens have to be in the KV cache."""
         return chain(sequence.salt, sequence.tokens, self._chains.setdefault(sequence.id, []))
 
-    def _write(self, row: Row, *, spoiled: bool) -> bool:
-        end = row.start + row.length
-        entries = self.history(row.sequence)[row.start : end]
-        for slot, entry in zip(row.sequence.slots[row.start : end].tolist(), entries, strict=True):
-            self.kv[slot] = POISON if spoiled else entry
-        return spoiled
 
-    def _read(self, row: Row, *, failed: bool, dirty: bool) -> RowResult:
-        """dirty: some row of this step wrote numbers that are none; who reads them gives nonsense, but it is no bug."""
+@dataclass(slots=True)
+class Work:
+    """A row as it was when it was launched; the scheduler may have changed its mind since. slots: up to its end"""
+
+    row: Row
+    slots: list[int]
+
+    @property
+    def counts(self) -> bool:
+        return not (self.row.void or self.row.sequence.is_finished)
+
+
+class FakeStep:
+    def __init__(self, model: FakeModel, plan: Plan, faults: Faults) -> None:
+        self.work = [Work(row, row.sequence.slots[: row.start + row.length].tolist()) for row in plan.rows]
+        self._model = model
+        self._faults = faults
+        self._allowed: dict[int, list[int]] = {}
+
+    def find_out(self, where: str) -> None:
+        """That there is not enough memory; what was written until then is of no use."""
+        if self._faults.memory == where:
+            self._break()
+            raise OutOfMemory(f"injected at {where}")
+
+    def sample(self, masks: Masks | None) -> None:
+        self.find_out("sample")
+        for row, bits in zip(masks.rows, masks.bits.tolist(), strict=True) if masks else ():
+            self._allowed[row] = [token for token in ANY if bits[0] >> token & 1]
+
+    def results(self) -> list[RowResult]:
+        model, faults = self._model, self._faults
+        model.meanwhile()
+        self.find_out("results")
+        if faults.step:
+            self._break()
+            raise EngineError("the step failed (injected)")
+        for index, work in enumerate(self.work):
+            self._write(work, spoilt=index in faults.rows)
+        results = [self._read(index, work) for index, work in enumerate(self.work)]
+        model.drawn = [NONSENSE if result.token is None else result.token for result in results]
+        model.in_flight.remove(self)
+        return results
+
+    def _break(self) -> None:
+        for work in self.work:
+            self._write(work, spoilt=True)
+        self._model.in_flight.remove(self)
+
+    def _write(self, work: Work, *, spoilt: bool) -> None:
+        row, kv = work.row, self._model.kv
+        slots = work.slots[row.start :]
+        if spoilt or row.void:  # a void row may read anything, so the worst is what it writes
+            for slot in slots:
+                kv[slot] = POISON
+            return
+        entries = self._model.history(row.sequence)
+        if row.source is not None:
+            entries = self._with_drawn(work, entries)
+        for slot, entry in zip(slots, entries[row.start : row.start + row.length], strict=True):
+            kv[slot] = entry
+
+    def _with_drawn(self, work: Work, entries: list[Entry]) -> list[Entry]:
+        """The chain on to the token that the step before drew."""
+        row = work.row
+        assert row.source is not None
+        token = self._model.drawn[row.source]
+        tokens = row.sequence.tokens
+        if work.counts and tokens[row.start] != token:
+            raise WrongSlotError(f"sequence {row.sequence.id} goes on with {token}, but drew {tokens[row.start]}")
+        return chain(row.sequence.salt, [*tokens[: row.start], token], entries[: row.start])
+
+    def _read(self, index: int, work: Work) -> RowResult:
+        """A row that reads what another row of this step spoilt gives nonsense, but that is no bug."""
+        row, model = work.row, self._model
         sequence, end = row.sequence, row.start + row.length
-        if failed:
+        if index in self._faults.rows:
             return RowResult(error=EngineError("logits are not numbers (injected)"))
-        kv = self.kv
-        found = [kv[slot] for slot in sequence.slots[:end].tolist()]
-        expected = self._chains[sequence.id]
+        nonsense = RowResult(token=NONSENSE if row.samples else None)
+        if not work.counts:
+            return nonsense
+        kv = model.kv
+        found = [kv[slot] for slot in work.slots]
+        expected = model.history(sequence)
         if found != expected[:end]:
-            if dirty and POISON in found:
-                return RowResult(token=VOCABULARY + 1 if row.samples else None)
+            if self._faults.rows and POISON in found:
+                return nonsense
             wrong = next(i for i in range(end) if found[i] != expected[i])
             raise WrongSlotError(f"sequence {sequence.id} at {wrong}: found {found[wrong]}, needs {expected[wrong]}")
-        token = draw(found[-1], sequence.seed) if row.samples else None
+        token = draw(found[-1], sequence.seed, self._allowed.get(index, ANY)) if row.samples else None
         return RowResult(token=token, prompt_logprobs=self._logprobs(row, found))
 
     def _logprobs(self, row: Row, found: list[Entry]) -> list[TokenLogprob]:
         sequence, params = row.sequence, row.sequence.params
         if params.prompt_logprobs is None or row.start >= sequence.num_prompt:
             return []
-        first = row.start + 1 if self._all_logprobs else max(row.start + 1, params.logprob_start)
+        first = row.start + 1 if self._model.all_logprobs else max(row.start + 1, params.logprob_start)
         last = min(row.start + row.length + 1, sequence.num_prompt)
         tokens = sequence.tokens
         return [TokenLogprob(tokens[i], logprob(found[i - 1], tokens[i])) for i in range(first, last)]

@@ -11,11 +11,12 @@ from unittest.mock import patch
 import numpy as np
 
 from stolon.runtime.holdings import Holdings
+from stolon.runtime.pages import PagePool
 from stolon.runtime.planner import Planner
 from stolon.runtime.radix import RadixNode, RadixTree
 from stolon.runtime.roster import Roster
 from stolon.runtime.scheduler import Scheduler
-from stolon.runtime.sequence import Row, RowResult, Sequence, Status
+from stolon.runtime.sequence import Plan, Row, RowResult, Sequence, Status
 from stolon.runtime.waiting import WaitingQueue
 
 Mutant = Callable[[], AbstractContextManager[Any]]
@@ -64,8 +65,8 @@ def split_off_by_one() -> AbstractContextManager[Any]:
 def keep_what_a_failed_step_wrote() -> AbstractContextManager[Any]:
     """A step that failed leaves its nodes in the tree."""
 
-    def undo(self: Scheduler, rows: list[Row], step: int) -> set[Sequence]:
-        return set()
+    def undo(self: Scheduler, plan: Plan, rows: list[Row], *, spoilt: bool) -> None:
+        pass
 
     return patch.object(Scheduler, "_undo", undo)
 
@@ -184,9 +185,9 @@ def overtake_without_end() -> AbstractContextManager[Any]:
 def take_late_results() -> AbstractContextManager[Any]:
     """The token of a sequence that was aborted while its step ran is appended all the same."""
 
-    def commit(self: Scheduler, plan: Any, results: list[RowResult]) -> list[Sequence]:
+    def commit(self: Scheduler, plan: Plan, results: list[RowResult]) -> list[Sequence]:
+        self._end(plan)
         for row, result in zip(plan.rows, results, strict=True):
-            row.sequence.in_flight -= 1
             if result.error is not None:
                 self.abort(row.sequence, result.error)
             elif result.token is not None:
@@ -194,6 +195,111 @@ def take_late_results() -> AbstractContextManager[Any]:
         return [row.sequence for row in plan.rows]
 
     return patch.object(Scheduler, "commit", commit)
+
+
+# -- of steps that are begun before the one before has ended
+
+
+def keep_the_surplus_token() -> AbstractContextManager[Any]:
+    """What is drawn for a sequence that has turned out to have ended is appended."""
+    commit = Scheduler.commit
+
+    def keep(self: Scheduler, plan: Plan, results: list[RowResult]) -> list[Sequence]:
+        drawn = [result.token for result in results]
+        ended = [row.sequence.is_finished for row in plan.rows]
+        advanced = commit(self, plan, results)
+        for row, token, had_ended in zip(plan.rows, drawn, ended, strict=True):
+            if had_ended and token is not None and not row.void:
+                row.sequence.tokens.append(token)
+        return advanced
+
+    return patch.object(Scheduler, "commit", keep)
+
+
+def release_what_a_step_holds() -> AbstractContextManager[Any]:
+    """What has ended is released at once, whoever still computes on it."""
+
+    def sweep(self: Roster) -> None:
+        marked, self._marked = self._marked, []
+        for sequence in marked:
+            self._release(sequence)
+
+    return patch.object(Roster, "sweep", sweep)
+
+
+def take_the_token_of_another_row() -> AbstractContextManager[Any]:
+    """A sequence goes on with what the step's first row drew."""
+    plan_decoding = Planner._plan_decoding
+
+    def first(self: Planner, plan: Plan, decoding: list[Sequence]) -> int:
+        count = plan_decoding(self, plan, decoding)
+        for row in plan.rows:
+            row.source = None if row.source is None else 0
+        return count
+
+    return patch.object(Planner, "_plan_decoding", first)
+
+
+def free_what_a_step_uses() -> AbstractContextManager[Any]:
+    """What a fault takes back is free at once, although a step in flight uses it."""
+    used_until = PagePool.used_until
+
+    def at_once(self: PagePool, step: int) -> AbstractContextManager[None]:
+        return used_until(self, 0)
+
+    return patch.object(PagePool, "used_until", at_once)
+
+
+def believe_what_was_taken_back() -> AbstractContextManager[Any]:
+    """A fault takes back what a step in flight reads, and its results count all the same."""
+    undo = Scheduler._undo
+
+    def undo_this_one(self: Scheduler, plan: Plan, rows: list[Row], *, spoilt: bool) -> None:
+        undo(self, plan, rows, spoilt=spoilt)
+        for later in self._in_flight:
+            for row in later.rows:
+                row.void = False
+
+    return patch.object(Scheduler, "_undo", undo_this_one)
+
+
+def preempt_what_a_step_holds() -> AbstractContextManager[Any]:
+    """The youngest yields, whatever is being computed for it."""
+    youngest = Roster.youngest
+
+    def anybody(self: Roster, *, in_flight: bool = False) -> Sequence | None:
+        return youngest(self, in_flight=False) or youngest(self, in_flight=True)
+
+    return patch.object(Roster, "youngest", anybody)
+
+
+def give_up_too_early() -> AbstractContextManager[Any]:
+    """Who has no room for one more token fails, although the one that is being drawn may be the last."""
+    make_room = Planner._make_room
+
+    def rash(self: Planner, decoding: list[Sequence]) -> list[Sequence]:
+        flying = [(s, s.in_flight) for s in decoding]
+        for sequence, _ in flying:
+            sequence.in_flight = 0 if len(self._roster.running) == 1 else sequence.in_flight
+        found = make_room(self, decoding)
+        for sequence, count in flying:
+            sequence.in_flight = count
+        return found
+
+    return patch.object(Planner, "_make_room", rash)
+
+
+def append_what_is_known_already() -> AbstractContextManager[Any]:
+    """A forced run was appended while a step was drawing its first token; that comes once more."""
+    take = Scheduler._take
+
+    def twice(self: Scheduler, row: Row, result: RowResult) -> None:
+        if row.samples and result.token is not None:
+            self._append(row.sequence, result.token)
+        else:
+            take(self, row, result)
+
+    return patch.object(Scheduler, "_take", twice)
 
 
 MUTANTS: tuple[Mutant, ...] = (
@@ -211,4 +317,12 @@ MUTANTS: tuple[Mutant, ...] = (
     restart_with_an_old_slot,
     overtake_without_end,
     take_late_results,
+    keep_the_surplus_token,
+    release_what_a_step_holds,
+    take_the_token_of_another_row,
+    free_what_a_step_uses,
+    believe_what_was_taken_back,
+    preempt_what_a_step_holds,
+    give_up_too_early,
+    append_what_is_known_already,
 )

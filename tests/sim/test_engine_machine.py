@@ -31,16 +31,16 @@ class EngineMachine(RuleBasedStateMachine):
         for seed in range(width):
             self.world.submit(prompt, params, salt=salt, priority=priority, seed=seed, program=width - 1, width=width)
 
-    @precondition(lambda self: self.world.texts)
+    @precondition(lambda self: self.world.asker.texts)
     @rule(choice=integers(0, 1000), cut=integers(0, 40), more=lists(integers(0, 2), max_size=4), most=answers)
     def submit_something_alike(self, choice: int, cut: int, more: list[int], most: int) -> None:
-        text, salt = self.world.texts[choice % len(self.world.texts)]
+        text, salt = self.world.asker.texts[choice % len(self.world.asker.texts)]
         self.world.submit((text[:cut] + more) or [0], SamplingParams(max_tokens=most), salt=salt)
 
-    @precondition(lambda self: self.world.texts)
+    @precondition(lambda self: self.world.asker.texts)
     @rule(choice=integers(0, 1000), options=lists(lists(integers(0, 2), min_size=1, max_size=3), max_size=4))
     def score(self, choice: int, options: list[list[int]]) -> None:
-        text, salt = self.world.texts[choice % len(self.world.texts)]
+        text, salt = self.world.asker.texts[choice % len(self.world.asker.texts)]
         params = SamplingParams(max_tokens=0, prompt_logprobs=0, logprob_start=len(text))
         for option in options:
             self.world.submit(text + option, params, salt=salt)
@@ -58,7 +58,7 @@ class EngineMachine(RuleBasedStateMachine):
 
     @rule(choice=integers(0, 1000))
     def preempt(self, choice: int) -> None:
-        victims = [s for s in self.world.scheduler.roster.running if not s.is_finished]
+        victims = [s for s in self.world.scheduler.roster.running if not (s.is_finished or s.in_flight)]
         if victims:
             self.world.scheduler.roster.preempt(victims[choice % len(victims)])
 

@@ -1,36 +1,27 @@
-"""One episode of a simulated engine: everything random comes from one integer."""
+"""A random life of the engine: everything random comes from one integer."""
 
 from __future__ import annotations
 
 import random
 import sys
 from array import array
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
+from typing import Any
 
 from stolon.lang.errors import ContextLengthError, EngineError, OverloadedError
-from stolon.lang.types import SamplingParams, TokenLogprob
+from stolon.lang.types import SamplingParams
 from stolon.runtime.config import SchedulerConfig
+from stolon.runtime.pipeline import Pipeline
 from stolon.runtime.scheduler import Scheduler
-from stolon.runtime.sequence import Plan, Sequence, Status
+from stolon.runtime.sequence import Plan, RowResult, Sequence, Status
 
-from .model import EOS, VOCABULARY, FakeModel, chain, generate, logprob
+from .asker import Asker
+from .client import Client, Rule, Rules
+from .model import EOS, FakeModel, Faults, chain, generate, logprob
 
 
 class SimulationError(AssertionError):
     """The engine did something that its callers could see is wrong."""
-
-
-@dataclass(slots=True, eq=False)
-class Client:
-    """Who asked, what it has been told, and whether the world took a hand in its end."""
-
-    sequence: Sequence
-    prompt: list[int]
-    answer: list[int] = field(default_factory=list[int])
-    logprobs: list[TokenLogprob] = field(default_factory=list[TokenLogprob])
-    disturbed: bool = False
-    marked_at: int | None = None
-    ended: bool = False
 
 
 class Clock:
@@ -52,6 +43,7 @@ def random_config(rng: random.Random) -> SchedulerConfig:
         radix_cache=rng.random() < 0.9,
         pin_share=rng.choice([0.0, 0.3, 0.7]),
         pin_seconds=rng.choice([0.5, 20.0]),
+        check=True,
     )
 
 
@@ -59,9 +51,10 @@ class World:
     """An engine on a fake model, its clients, and everything that can happen to them.
 
     calm: nothing is injected; what is left are submissions and aborts
+    overlap: by default the seed decides
     """
 
-    def __init__(self, seed: int, *, calm: bool = False) -> None:
+    def __init__(self, seed: int, *, calm: bool = False, overlap: bool | None = None) -> None:
         self.rng = random.Random(seed)
         self.clock = Clock()
         config = random_config(self.rng)
@@ -70,9 +63,12 @@ class World:
         self.context_length = self.rng.choice([20, 48, 1000])
         self.scheduler = Scheduler(config, self.slots, self.context_length, self.clock, frozenset({EOS}))
         self.model = FakeModel(self.slots, all_logprobs=self.rng.random() < 0.5)
+        self.model.meanwhile, self.model.told = self._meanwhile, self._excuse
         self.calm = calm
         self.clients: dict[int, Client] = {}
-        self.texts: list[tuple[list[int], str]] = []  # tokens and salt of what has been asked or answered
+        self.asker = Asker(self.rng)
+        overlap = seed % 2 == 0 if overlap is None else overlap
+        self.pipeline = Pipeline(self.scheduler, self.model, Rules(self.scheduler, self.clients), overlap=overlap)
         self.steps = 0
         self.ends = 0
         self._ids = 0
@@ -82,10 +78,16 @@ class World:
         self._trouble = self.rng.choice([0.0, 0.02, 0.1])
         self._reserve = self.scheduler.holdings.reserve
         self.scheduler.holdings.reserve = self._flaky_reserve
+        self._commit, self._fail, self._schedule = self.scheduler.commit, self.scheduler.fail, self.scheduler.schedule
+        self.scheduler.commit, self.scheduler.fail = self._watched_commit, self._watched_fail
+        self.scheduler.schedule = self._watched_schedule
+        self._planned = False
 
     # -- what callers do
 
-    def submit(self, prompt: list[int], params: SamplingParams, **options: object) -> Client | None:
+    def submit(
+        self, prompt: list[int], params: SamplingParams, rule: tuple[Rule, bool] = (Rule(0), False), **options: Any
+    ) -> Client | None:
         self._ids += 1
         sequence = Sequence(
             id=self._ids, tokens=array("i", prompt), num_prompt=len(prompt), params=params, **{"seed": 0, **options}
@@ -101,15 +103,15 @@ class World:
             room = min(self.context_length, self.scheduler.holdings.pool.num_slots)
             self._expect(len(prompt) + max(params.max_tokens, 1) > room, "refused what would fit")
             return None
-        client = self.clients[sequence.id] = Client(sequence, prompt)
-        self.texts.append((prompt, sequence.salt))
+        client = self.clients[sequence.id] = Client(sequence, prompt, *rule)
+        self.asker.remember(prompt, sequence.salt)
         return client
 
     def submit_randomly(self) -> None:
         rng = self.rng
-        prompt, salt = self._random_prompt()
+        prompt, salt = self.asker.prompt()
         kind = rng.random()
-        options: dict[str, object] = {"salt": salt, "priority": rng.choice([0, 0, 0, 0, 1, -1])}
+        options: dict[str, Any] = {"salt": salt, "priority": rng.choice([0, 0, 0, 0, 1, -1])}
         if rng.random() < 0.3:
             options |= {"program": rng.randrange(1, 4), "width": rng.choice([1, 2, 3])}
         if rng.random() < 0.05:
@@ -117,44 +119,19 @@ class World:
         if kind < 0.15:
             self._submit_scores(prompt, options)
         elif kind < 0.35:
-            params = self._random_params()
+            params, rule = self.asker.params(), self.asker.rule()
             for seed in range(rng.randrange(2, 5)):
-                self.submit(prompt, params, **options, seed=seed)
+                self.submit(prompt, params, rule, **options, seed=seed)
         elif kind < 0.4:
             self.submit(prompt, SamplingParams(max_tokens=0), **options)
         else:
-            self.submit(prompt, self._random_params(), **options, seed=rng.randrange(3))
+            self.submit(prompt, self.asker.params(), self.asker.rule(), **options, seed=rng.randrange(3))
 
-    def _submit_scores(self, prompt: list[int], options: dict[str, object]) -> None:
+    def _submit_scores(self, prompt: list[int], options: dict[str, Any]) -> None:
         for _ in range(self.rng.randrange(1, 4)):
-            option = self._random_tokens(self.rng.randrange(1, 4))
+            option = self.asker.tokens(self.rng.randrange(1, 4))
             params = SamplingParams(max_tokens=0, prompt_logprobs=0, logprob_start=len(prompt))
             self.submit(prompt + option, params, **options)
-
-    def _random_params(self) -> SamplingParams:
-        rng = self.rng
-        most = rng.choice([1, 3, 12, 12, 30])
-        return SamplingParams(
-            max_tokens=most,
-            min_tokens=rng.choice([0, 0, 0, min(2, most)]),
-            ignore_eos=rng.random() < 0.5,
-            stop_token_ids=rng.choice([(), (), (3,)]),
-            prompt_logprobs=rng.choice([None, None, None, 0]),
-            logprob_start=rng.choice([0, 0, 3]),
-        )
-
-    def _random_prompt(self) -> tuple[list[int], str]:
-        rng = self.rng
-        if self.texts and rng.random() < 0.7:
-            text, salt = rng.choice(self.texts[-12:])
-            cut = rng.choice([len(text), len(text), rng.randrange(len(text) + 1)])
-            if rng.random() < 0.1:
-                salt = rng.choice(["", "a", "b"])
-            return (text[:cut] + self._random_tokens(rng.randrange(4)))[:60] or [1], salt
-        return self._random_tokens(rng.randrange(1, 41)), rng.choice(["", "", "a", "b"])
-
-    def _random_tokens(self, count: int) -> list[int]:
-        return [self.rng.randrange(VOCABULARY) for _ in range(count)]
 
     def abort(self, client: Client, error: Exception | None = None) -> None:
         client.disturbed = True
@@ -183,7 +160,7 @@ class World:
     def trouble(self) -> None:
         """One random fault."""
         rng, roster, holdings = self.rng, self.scheduler.roster, self.scheduler.holdings
-        match rng.randrange(8):
+        match rng.randrange(10):
             case 0:
                 self._reserve(holdings.round_up(holdings.pool.free + rng.randrange(1, 30)))
             case 1 | 2:
@@ -197,6 +174,10 @@ class World:
             case 5:
                 self.model.faults.rows = {rng.randrange(4) for _ in range(rng.randrange(1, 3))}
             case 6:
+                self.model.faults.memory = rng.choice(["launch", "sample", "results"])
+            case 7:
+                self.model.most_tokens = rng.choice([0, 1, 3, 10, 1 << 30, 1 << 30])
+            case 8:
                 running = bool(roster.running)
                 if self.scheduler.flush():
                     self._expect(holdings.tree.cached == 0 and not running, "a flush left something")
@@ -229,41 +210,56 @@ class World:
         self.clock.now += self.rng.random() * 0.2
         scheduler = self.scheduler
         self.steps += 1
-        self._refused = False
-        plan = scheduler.schedule()
-        scheduler.check(plan)
-        if plan is None:
-            ended = scheduler.reap()
-            stuck = scheduler.has_work and not ended and not self._refused
-            self._expect(not stuck, "there is work, but nothing is planned")
-        else:
-            self._execute(plan)
-            ended = scheduler.reap()
-        scheduler.check()
-        planned = plan is not None
-        del plan  # it refers to sequences, and `_end` counts who does
+        self._refused = self._planned = False
+        landed = self.pipeline.turn()
+        if not self.calm:
+            self._stop_someone()
+        ended = scheduler.reap()
+        busy = self._planned or self.pipeline.in_flight or bool(landed)
+        del landed  # it refers to sequences, and `_end` counts who does
+        self._expect(bool(busy or ended or self._refused or not scheduler.has_work), "there is work, but no plan")
         for sequence in ended:
             self._end(sequence)
-        return planned
+        return self._planned
 
-    def _execute(self, plan: Plan) -> None:
-        scheduler, rows = self.scheduler, plan.rows
+    def _stop_someone(self) -> None:
+        """The text of an answer says that it has ended."""
+        if self.clients and self.rng.random() < 0.02:
+            client = self.rng.choice(list(self.clients.values()))
+            if client.answer and not client.sequence.is_finished:
+                client.is_cut = True
+                self.scheduler.finish(client.sequence, "stop", "###")
+
+    def _meanwhile(self) -> None:
         if not self.calm:
-            self._abort_someone()  # while the step is in flight
-        faulty = set(self.model.faults.rows) if not self.model.faults.step else set(range(len(rows)))
-        for index in faulty.intersection(range(len(rows))):
-            self.clients[rows[index].sequence.id].disturbed = True
-        before = [len(row.sequence.tokens) for row in rows]
-        try:
-            step = self.model.launch(plan)
-            step.sample(None)
-            results = step.results()
-        except EngineError as error:
-            advanced = scheduler.fail(plan, error.with_traceback(None))  # whose frames refer to sequences
-            self._expect(all(s.is_finished for s in advanced), "a failed step left sequences alive")
-            return
-        advanced = scheduler.commit(plan, results)
-        for row, length, result in zip(rows, before, results, strict=True):
+            self._abort_someone()
+
+    def _excuse(self, plan: Plan, faults: Faults) -> None:
+        for index in faults.of(plan):
+            self.clients[plan.rows[index].sequence.id].disturbed = True
+
+    def _watched_schedule(self) -> Plan | None:
+        plan = self._schedule()
+        self._planned = plan is not None
+        self._check_in_flight(plan)
+        return plan
+
+    def _check_in_flight(self, plan: Plan | None) -> None:
+        """What a step uses that is under way is not free, and nobody else is about to write it."""
+        free = set(self.scheduler.holdings.pool.free_slots().tolist())
+        for work in (work for step in self.model.in_flight for work in step.work):
+            used, sequence = set(work.slots), work.row.sequence
+            self._expect(used.isdisjoint(free), f"slots of sequence {sequence.id} are free, and a step uses them")
+            for row in plan.rows if plan else ():
+                written = row.sequence.slots[row.start : row.start + row.length].tolist()
+                own = row.sequence is sequence
+                self._expect(own or used.isdisjoint(written), f"a row writes what sequence {sequence.id} uses")
+
+    def _watched_commit(self, plan: Plan, results: list[RowResult]) -> list[Sequence]:
+        self._check_in_flight(None)
+        before = [len(row.sequence.tokens) for row in plan.rows]
+        advanced = self._commit(plan, results)
+        for row, length, result in zip(plan.rows, before, results, strict=True):
             client = self.clients[row.sequence.id]
             fresh = row.sequence.tokens[length:].tolist()
             self._expect(fresh == ([] if result.token is None else [result.token]), "results and tokens differ")
@@ -271,10 +267,17 @@ class World:
             self._expect(told == (row.sequence in advanced), "commit hides who advanced")
             client.answer += fresh
             client.logprobs += result.prompt_logprobs
+        return advanced
+
+    def _watched_fail(self, plan: Plan, error: Exception) -> list[Sequence]:
+        failed = self._fail(plan, error)
+        self._expect(all(s.is_finished for s in failed), "a failed step left sequences alive")
+        return failed
 
     def drain(self) -> None:
         """On to the end: everybody gets an answer, and nothing is left over."""
         limit = 2000 + 200 * len(self.clients)
+        self.model.most_tokens = 1 << 30
         while self.scheduler.has_work:
             self.step()
             limit -= 1
@@ -305,11 +308,11 @@ class World:
         self._expect(sequence.status is Status.FINISHED and sequence.in_flight == 0, "ended while it is held")
         self._expect((sequence.finish is None) != (sequence.error is None), "an end is a reason or an error")
         if client.marked_at is not None:
-            self._expect(self.steps - client.marked_at <= 1, "an abort took more than a step")
+            late = self.steps - client.marked_at
+            self._expect(late <= 1 + self.pipeline.overlap, "an abort took more than the steps under way")
         self._expect(sequence.tokens.tolist() == client.prompt + client.answer, "the stream is not the sequence")
         self._check_answer(client)
-        self.texts.append((sequence.tokens.tolist(), sequence.salt))
-        del self.texts[:-40]
+        self.asker.remember(sequence.tokens.tolist(), sequence.salt)
         # `sequence`, the client's, the caller's loop variable and list, and the argument of getrefcount
         count = sys.getrefcount(sequence)
         self._expect(count <= 5, f"the engine keeps {count - 5} references to what has ended")
@@ -317,11 +320,13 @@ class World:
     def _check_answer(self, client: Client) -> None:
         sequence = client.sequence
         params = sequence.params
-        expected = generate(client.prompt, sequence.salt, params, sequence.seed, self.context_length)
+        expected = generate(client.prompt, sequence.salt, params, sequence.seed, self.context_length, client.rule)
         answer = client.answer
-        whole = sequence.finish in ("stop", "length")
+        whole = sequence.finish in ("stop", "length") and not client.is_cut
         self._expect(answer == (expected if whole else expected[: len(answer)]), "another answer than alone")
-        excused = client.disturbed or sequence.deadline_s is not None or self._outgrew(client, expected)
+        excused = (
+            client.disturbed or client.is_cut or sequence.deadline_s is not None or self._outgrew(client, expected)
+        )
         self._expect(whole or excused, f"ended without need: {sequence.finish} {sequence.error}")
         if whole and params.prompt_logprobs is not None:
             entries = chain(sequence.salt, client.prompt)
@@ -330,4 +335,4 @@ class World:
             self._expect([p.logprob for p in client.logprobs] == wanted, "log-probabilities missing or twice")
 
     def _outgrew(self, client: Client, expected: list[int]) -> bool:
-        return len(client.prompt) + len(expected) > self.scheduler.holdings.pool.num_slots
+        return len(client.prompt) + len(expected) - 1 > self.scheduler.holdings.pool.num_slots  # the last needs none
