@@ -19,8 +19,8 @@ RUNTIME_FLOORS: tuple[tuple[str, ...], ...] = (
     ("wire", "routes", "auth", "limits", "sse", "score", "engine", "embed", "loop", "core"),
     ("tokenizer", "detokenize", "stops", "answer", "masks", "constrained", "preface", "chat", "grammar"),
     (
-        *("runner", "cpu_step", "graphs", "batch", "kv", "sampler", "weights", "memory", "models"),
-        *("packed", "pooling"),
+        *("runner", "cpu", "device", "loading", "graphs", "batch", "staging", "slot_table", "accelerator"),
+        *("kv", "sampler", "weights", "memory", "models", "packed", "pooling"),
     ),
     (
         *("scheduler", "planner", "admission", "roster", "view", "waiting", "holdings", "cascade", "invariants"),

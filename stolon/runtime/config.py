@@ -7,7 +7,8 @@ from typing import Literal
 
 Device = Literal["auto", "cpu", "cuda"]
 DType = Literal["auto", "float32", "bfloat16", "float16"]
-Quantization = Literal["none", "int8"]
+Quantization = Literal["none", "int8", "fp8"]
+KVDType = Literal["auto", "fp8_e4m3"]
 GrammarBackend = Literal["auto", "automaton", "llguidance", "outlines"]
 SchedulePolicy = Literal["lpm", "fcfs"]
 Pooling = Literal["mean", "cls", "last"]
@@ -51,7 +52,25 @@ class EngineConfig:
     served_model_name: str | None = field(default=None, metadata=flag("name under which clients ask for the model"))
     device: Device = field(default="auto", metadata=flag("where to compute"))
     dtype: DType = field(default="auto", metadata=flag("number format of weights and KV cache"))
-    quantization: Quantization = field(default="none", metadata=flag("int8: dynamic 8-bit weights on CPU"))
+    quantization: Quantization = field(
+        default="none", metadata=flag("8-bit weights: int8, on a CPU with 8-bit arithmetic, too; or fp8, on a GPU")
+    )
+    kv_cache_dtype: KVDType = field(
+        default="auto", metadata=flag("number format of the KV cache: that of the weights, or fp8_e4m3 on a GPU")
+    )
+    deterministic: bool = field(
+        default=False,
+        metadata=flag("the same bits whatever else is computed or cached (slower)", "--enable-deterministic-inference"),
+    )
+    cuda_graph: bool = field(
+        default=True, metadata=flag("record decode steps as CUDA graphs, which are launched at once", "--enforce-eager")
+    )
+    cuda_graph_max_bs: int | None = field(
+        default=None, metadata=flag("largest number of rows to record; max_running_requests by default, at most 512")
+    )
+    cuda_graph_seconds: float = field(
+        default=30.0, metadata=flag("how long recording may take at start; larger graphs serve for what is not there")
+    )
     context_length: int | None = field(
         default=None,
         metadata=flag("longest prompt and answer; the checkpoint's by default", "--max-model-len"),
@@ -59,10 +78,12 @@ class EngineConfig:
     kv_tokens: int | None = field(
         default=None, metadata=flag("size of the KV cache; from free memory by default", "--max-total-tokens")
     )
-    memory_fraction: float = field(
-        default=0.6,
+    memory_fraction: float | None = field(
+        default=None,
         metadata=flag(
-            "share of free memory that the KV cache may take", "--mem-fraction-static", "--gpu-memory-utilization"
+            "share of free memory that the KV cache may take; 0.6 by default, 0.95 on a GPU",
+            "--mem-fraction-static",
+            "--gpu-memory-utilization",
         ),
     )
     threads: int | None = field(default=None, metadata=flag("compute threads on CPU; all cores by default"))

@@ -10,11 +10,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..lang.errors import EngineError
 from ..lang.types import TokenLogprob
 from .models.decoder import Decoder
 from .models.linear import native_gemv
-from .sampler import CHUNK_ITEMS, LogprobsAsked, logprobs, sample
+from .sampler import CHUNK_ITEMS, LogprobsAsked, logprobs, not_numbers, sample
 from .sequence import Masks, Plan, Row, RowResult
 
 
@@ -64,7 +63,7 @@ class CpuStep:
             logits = self._decoder.logits(self._hidden[first + low : first + low + len(chunk)])
             told = logprobs(logits, [ask for _, ask in chunk])
             for (i, _), entry, fine in zip(chunk, told, logits.sum(1).isfinite().tolist(), strict=True):
-                _add_prompt_logprob(self._results[i], entry, fine)
+                add_prompt_logprob(self._results[i], entry, fine)
 
 
 @dataclass(slots=True)
@@ -104,8 +103,8 @@ def _prompt_logprob_positions(row: Row) -> range:
     return range(first, min(row.start + row.length + 1, row.sequence.num_prompt))
 
 
-def _add_prompt_logprob(result: RowResult, entry: TokenLogprob, finite: bool) -> None:
+def add_prompt_logprob(result: RowResult, entry: TokenLogprob, finite: bool) -> None:
     if finite:
         result.prompt_logprobs.append(entry)
     elif result.error is None:
-        result.error = EngineError("the model's logits are not numbers (NaN or infinity)", code="nan_logits")
+        result.error = not_numbers()

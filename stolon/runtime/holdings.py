@@ -98,6 +98,7 @@ class Holdings:
         sequence.node = node
         sequence.slots = np.empty(max(16, self.round_up(len(sequence.tokens) + 8)), np.int32)
         self.tree.read(node, 0, sequence.slots)
+        sequence.relocated += 1
         sequence.computed = sequence.allocated = length
 
     def adopt(self, sequence: Sequence) -> int:
@@ -113,6 +114,7 @@ class Holdings:
         node = self.tree.anchor(node, length)
         self._move(sequence, node)
         self.tree.read(node, held.end, self._room(sequence, length))
+        sequence.relocated += 1
         sequence.computed = sequence.allocated = length
         return gain
 
@@ -162,6 +164,7 @@ class Holdings:
         """Give back all beyond `node`, an ancestor of what it holds."""
         self._free_own(sequence)
         self._move(sequence, node)
+        sequence.relocated += 1
         sequence.computed = sequence.allocated = node.end
 
     def settle(self, sequence: Sequence) -> RadixNode | None:

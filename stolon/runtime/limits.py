@@ -150,6 +150,8 @@ FLAGS: dict[str, Range] = {
     "kv_tokens": whole(1, 1 << 40),
     "memory_fraction": Range(low=0, high=1, open_low=True),
     "threads": whole(1, 4096),
+    "cuda_graph_max_bs": whole(1, 1 << 16),
+    "cuda_graph_seconds": Range(low=0, high=3600),
     "random_seed": NUMBERS["seed"],
     "port": whole(1, 65535),
     "drain_seconds": Range(low=0, high=86400),

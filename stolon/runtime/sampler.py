@@ -40,14 +40,14 @@ def sample(
     finite = logits.sum(1).isfinite().tolist()
     for result, sequence, fine in zip(results, sequences, finite, strict=True):
         result.error = _why_not(sequence, logits.shape[1], fine)
-    wanted = [i for i, result in enumerate(results) if result.error is None and _wants_logprob(sequences[i].params)]
+    wanted = [i for i, result in enumerate(results) if result.error is None and wants_logprob(sequences[i].params)]
     raw = logits[wanted] if wanted else logits
     for i, sequence in enumerate(sequences):
         if results[i].error is None:
             _edit(logits[i], sequence, eos_token_ids)
     for i, bits in (allowed or {}).items():  # last, so that no bias brings back what is not allowed
         if not _restrict(logits[i], bits) and results[i].error is None:
-            results[i].error = EngineError("the constraint leaves no token that may be drawn", code="no_token_allowed")
+            results[i].error = none_allowed()
     drawn = [i for i, r in enumerate(results) if r.error is None and sequences[i].params.temperature > 0]
     tokens: list[int] = first_largest(logits).tolist()
     step = max(1, CHUNK_ITEMS // logits.shape[1])
@@ -66,16 +66,26 @@ def sample(
 
 
 def _why_not(sequence: Sequence, vocab: int, finite: bool) -> Exception | None:
-    if not finite:
-        return EngineError("the model's logits are not numbers (NaN or infinity)", code="nan_logits")
-    params = sequence.params
+    return parameter_fault(sequence.params, vocab) if finite else not_numbers()
+
+
+def not_numbers() -> EngineError:
+    return EngineError("the model's logits are not numbers (NaN or infinity)", code="nan_logits")
+
+
+def none_allowed() -> EngineError:
+    return EngineError("the constraint leaves no token that may be drawn", code="no_token_allowed")
+
+
+def parameter_fault(params: SamplingParams, vocab: int) -> InvalidRequest | None:
+    """What is wrong with parameters that name tokens, if anything is."""
     for token in (*(t for t, _ in params.logit_bias), *params.logprob_token_ids):
         if not 0 <= token < vocab:
             return InvalidRequest(f"token id {token} is outside the vocabulary, [0, {vocab})", param="logit_bias")
     return None
 
 
-def _wants_logprob(params: SamplingParams) -> bool:
+def wants_logprob(params: SamplingParams) -> bool:
     return params.logprobs is not None or bool(params.logprob_token_ids)
 
 
@@ -97,9 +107,14 @@ def _edit(logits: Tensor, sequence: Sequence, eos_token_ids: frozenset[int]) -> 
         ids, bias = zip(*params.logit_bias, strict=True)
         logits.index_add_(0, torch.tensor(ids), torch.tensor(bias, dtype=torch.float32))
     if sequence.num_output < params.min_tokens:
-        ends = set(params.stop_token_ids) | (set() if params.ignore_eos else eos_token_ids)
-        ends = [token for token in ends if 0 <= token < logits.shape[0]]
+        ends = end_tokens(params, eos_token_ids, logits.shape[0])
         logits[torch.tensor(ends, dtype=torch.int64)] = -math.inf
+
+
+def end_tokens(params: SamplingParams, eos_token_ids: frozenset[int], vocab: int) -> list[int]:
+    """Those that would end an answer."""
+    ends = set(params.stop_token_ids) | (set[int]() if params.ignore_eos else eos_token_ids)
+    return [token for token in ends if 0 <= token < vocab]
 
 
 def _restrict(logits: Tensor, bits: NDArray[np.int32]) -> bool:

@@ -34,6 +34,7 @@ class Sequence:
     computed: how many of `tokens` have their KV entries written (or being written by the step in flight)
         or to be drawn: while the token after the last of `tokens` is on its way, it may count as well
     slots: int32 KV slot of each position below `computed`; the array may be longer
+    relocated: how often slots of positions that had some became others
     cached: prompt tokens found in the cache at first admission (for usage)
     node: deepest tree node that this sequence holds locked; the tree owns the slots of positions below `node.end`
     allocated: how many positions have slots; this sequence alone owns those from `node.end` on
@@ -60,6 +61,7 @@ class Sequence:
     computed: int = 0
     cached: int | None = None
     slots: NDArray[np.int32] = field(default_factory=lambda: np.empty(0, np.int32))
+    relocated: int = 0
     node: RadixNode | None = None
     finish: FinishReason | None = None
     matched: str | int | None = None

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -38,14 +39,19 @@ def model_directory(path: str) -> Path:
     return directory
 
 
+Place = Callable[[Tensor], Tensor]
+
+
 class Checkpoint:
     """Gives each tensor once, as `dtype`; use it as a context manager, which closes the files.
 
     `finish` complains about tensors that nobody took: they would mean that the config is not this checkpoint's.
     """
 
-    def __init__(self, directory: Path, dtype: torch.dtype, *, tied: bool) -> None:
+    def __init__(self, directory: Path, dtype: torch.dtype, *, tied: bool, place: Place | None = None) -> None:
+        """place: copies a tensor, which is mapped from a file, to where it is to be used; by default it stays here"""
         self._dtype = dtype
+        self._place = place
         self._open = ExitStack()
         self._where: dict[str, tuple[Path, Any]] = {}
         self._ignored = {"lm_head.weight"} if tied else set[str]()
@@ -82,7 +88,10 @@ class Checkpoint:
         if tensor.dtype not in WEIGHT_DTYPES:
             raise CheckpointError(f"{path}: tensor {name} is {tensor.dtype}; supported are float32, bfloat16, float16")
         # a copy: what safetensors gives is mapped from the file, and whoever truncates that would end this process
-        tensor = tensor.to(self._dtype, copy=True)
+        if self._place is None:
+            tensor = tensor.to(self._dtype, copy=True)
+        else:
+            tensor = self._place(tensor).to(self._dtype)
         if not _is_finite(tensor):
             raise CheckpointError(f"{path}: tensor {name} holds NaN or infinity as {self._dtype}")
         return tensor

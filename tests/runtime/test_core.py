@@ -149,7 +149,7 @@ def test_a_prompt_that_makes_the_model_say_nan_harms_no_request_beside_or_after_
     runner = ModelRunner(config_of(tiny_checkpoint, kv_tokens=64))
     poison = next(t for t in range(3, 480) if not any(t in p + e for p, e in zip(PROMPTS, expected, strict=True)))
     with torch.inference_mode():
-        runner._decoder.embedding[poison] = float("nan")
+        runner.decoder.embedding[poison] = float("nan")
     scheduler = Scheduler(config_of(tiny_checkpoint).scheduler, runner.num_slots, runner.context_length)
     table = Bench(EngineCore(scheduler, runner, Tokenizer.load(tiny_checkpoint)), scheduler)
     bad = Request(id=100, tokens=array("i", [*PROMPTS[0][:6], poison, 9, 9]), params=PARAMS, seed=0)

@@ -11,6 +11,7 @@ import torch
 
 from stolon.lang.errors import EngineError, InvalidRequest
 from stolon.runtime.config import EngineConfig, SchedulerConfig
+from stolon.runtime.cpu_runner import choose_cpu_dtype
 from stolon.runtime.memory import GIB, KVShape, free_memory_bytes, size_kv_cache
 from stolon.runtime.models.linear import (
     Int8Linear,
@@ -21,7 +22,7 @@ from stolon.runtime.models.linear import (
     native_gemv,
     packing_works,
 )
-from stolon.runtime.runner import ModelRunner, choose_dtype
+from stolon.runtime.runner import ModelRunner
 from stolon.runtime.sequence import Masks, Plan, Row, SharedPrefix
 from tests.runtime.families import Driver, make_family, make_runner, random_prompts
 from tests.runtime.steps import execute
@@ -115,13 +116,13 @@ def test_logits_of_a_long_prompt_are_worked_out_in_pieces(runner: ModelRunner, m
     (whole,) = driver.step([driver.sequence(prompt, prompt_logprobs=0)])
     monkeypatch.setattr("stolon.runtime.cpu_step.CHUNK_ITEMS", 480 * 8)
     heights: list[int] = []
-    logits = runner._decoder.logits
+    logits = runner.decoder.logits
 
     def counting(hidden: torch.Tensor) -> torch.Tensor:
         heights.append(len(hidden))
         return logits(hidden)
 
-    monkeypatch.setattr(runner._decoder, "logits", counting)
+    monkeypatch.setattr(runner.decoder, "logits", counting)
     (pieces,) = driver.step([driver.sequence(prompt, prompt_logprobs=0)])
     assert heights == [1, *[8] * 12, 3]
     assert [e.logprob for e in pieces.prompt_logprobs] == pytest.approx([e.logprob for e in whole.prompt_logprobs])
@@ -135,7 +136,7 @@ def test_a_sequence_that_turns_nan_fails_alone(folder: Path) -> None:
     rows = [driver.sequence(prompt, room=8) for prompt in prompts]
     driver.step(rows)
     with torch.inference_mode():
-        runner._cache.keys[0][rows[1].slots[4].item()] = torch.nan
+        runner.cache.keys[0][rows[1].slots[4].item()] = torch.nan
     (_, spoilt, _) = driver.step(rows)
     assert isinstance(spoilt.error, EngineError)
     assert spoilt.error.code == "nan_logits"
@@ -204,10 +205,10 @@ def test_a_torch_without_the_packing_operators_computes_the_same(folder: Path, m
     def never(dtype: torch.dtype | None = None) -> bool:
         return False
 
-    monkeypatch.setattr("stolon.runtime.runner.packing_works", never)
-    monkeypatch.setattr("stolon.runtime.runner.int8_works", never)
+    monkeypatch.setattr("stolon.runtime.cpu_runner.packing_works", never)
+    monkeypatch.setattr("stolon.runtime.cpu_runner.int8_works", never)
     plain = make_runner(folder)
-    assert isinstance(plain._decoder.head, PlainLinear)
+    assert isinstance(plain.decoder.head, PlainLinear)
     assert alone(plain, prompt, 16) == expected
     with pytest.raises(InvalidRequest, match="int8"):
         make_runner(folder, quantization="int8")
@@ -261,13 +262,13 @@ def test_auto_keeps_float32_and_bfloat16_but_computes_small_models_in_float32(ru
     small = runner.model_config
     large = replace(small, hidden_size=1024, vocab_size=100_000)
     config = EngineConfig(model_path="x")
-    assert choose_dtype(config, replace(small, dtype="bfloat16")) == torch.float32
-    assert choose_dtype(config, replace(large, dtype="float32")) == torch.float32
+    assert choose_cpu_dtype(config, replace(small, dtype="bfloat16")) == torch.float32
+    assert choose_cpu_dtype(config, replace(large, dtype="float32")) == torch.float32
     for dtype in ("bfloat16", "float16"):
         fast = torch.bfloat16 if bfloat16_is_fast() else torch.float32
-        assert choose_dtype(config, replace(large, dtype=dtype)) == fast
+        assert choose_cpu_dtype(config, replace(large, dtype=dtype)) == fast
     with pytest.raises(InvalidRequest, match="float16"):
-        choose_dtype(EngineConfig(model_path="x", dtype="float16"), large)
+        choose_cpu_dtype(EngineConfig(model_path="x", dtype="float16"), large)
 
 
 def test_a_context_longer_than_the_models_is_refused(folder: Path) -> None:

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ...kernels.reference import rms_norm, rotate, silu_mul
+from ...kernels.choose import Operators
+from ...kernels.reference import HeadNorm
 from .config import ModelConfig
 from .linear import Linear
-from .rotary import cos_sin, inverse_frequencies
 
 MakeLinear = Callable[[Tensor, "Tensor | None"], Linear]
 
@@ -25,12 +25,13 @@ class TensorSource(Protocol):
 
 
 class Attention(Protocol):
-    """Writes a layer's keys and values of all tokens, then attends; bound to one batch.
+    """Turns a layer's queries and keys, writes keys and values of all tokens, then attends; bound to one batch.
 
-    query: [tokens, heads, head_dim]; key, value: [tokens, kv_heads, head_dim]; returns [tokens, heads * head_dim]
+    qkv: [tokens, heads + 2 * kv_heads, head_dim]; norm: of queries and keys, before they are turned
+    returns: [tokens, heads * head_dim]
     """
 
-    def __call__(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor: ...
+    def __call__(self, layer: int, qkv: Tensor, norm: HeadNorm | None) -> Tensor: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +40,7 @@ class Layer:
 
     attention_norm: Tensor
     qkv: Linear
-    qk_norm: Tensor | None  # [heads + kv_heads, head_dim]
+    qk_norm: HeadNorm | None
     output: Linear
     mlp_norm: Tensor
     gate_up: Linear
@@ -49,7 +50,14 @@ class Layer:
 class Decoder:
     """Computes hidden states and logits; keeps no state between calls."""
 
-    def __init__(self, config: ModelConfig, source: TensorSource, make_linear: MakeLinear, dtype: torch.dtype) -> None:
+    def __init__(
+        self,
+        config: ModelConfig,
+        source: TensorSource,
+        make_linear: MakeLinear,
+        dtype: torch.dtype,
+        operators: Operators,
+    ) -> None:
         """dtype: of what flows between the layers"""
         self.config = config
         self.embedding = source.take("model.embed_tokens.weight", config.vocab_size, config.hidden_size)
@@ -59,43 +67,34 @@ class Decoder:
         if not config.tied:
             head = source.take("lm_head.weight", config.vocab_size, config.hidden_size)
         self.head = make_linear(head, None)
-        self.frequencies = inverse_frequencies(config.rope, config.head_dim)
         self.dtype = dtype
+        self._operators = operators
 
-    def hidden(self, ids: Tensor, positions: Tensor, attend: Attention, keep: Tensor) -> Tensor:
+    def hidden(self, ids: Tensor, attend: Attention, keep: Tensor) -> Tensor:
         """Normalised final hidden states of the tokens whose indices are `keep`: [len(keep), hidden_size].
 
-        ids, positions: int64 [tokens]; keep: int64 [n]. All tokens' keys and values are written.
+        ids: integers [tokens]; keep: integers [n]. All tokens' keys and values are written.
         """
-        cos, sin = cos_sin(positions, self.frequencies, self.dtype)
-        x = functional.embedding(ids, self.embedding).to(self.dtype)
-        last = len(self.layers) - 1
+        operators, epsilon = self._operators, self.config.rms_norm_eps
+        residual = functional.embedding(ids, self.embedding).to(self.dtype)
+        x = operators.rms_norm(residual, self.layers[0].attention_norm, epsilon)
+        heads, last = self.config.num_heads + 2 * self.config.num_kv_heads, len(self.layers) - 1
         for index, layer in enumerate(self.layers):
-            normed = rms_norm(x, layer.attention_norm, self.config.rms_norm_eps)
-            attended = attend(index, *self._query_key_value(layer, normed, cos, sin))
+            attended = attend(index, layer.qkv(x).unflatten(1, (heads, self.config.head_dim)), layer.qk_norm)
             if index == last:
                 # what follows in the last layer is needed only where logits are
-                x, attended = x[keep], attended[keep]
+                residual, attended = residual[keep], attended[keep]
                 if not keep.shape[0]:
-                    return x
-            x = x + layer.output(attended)
-            normed = rms_norm(x, layer.mlp_norm, self.config.rms_norm_eps)
-            x = x + layer.down(silu_mul(layer.gate_up(normed)))
-        return rms_norm(x, self.norm, self.config.rms_norm_eps)
+                    return residual
+            x, residual = operators.add_rms_norm(layer.output(attended), residual, layer.mlp_norm, epsilon)
+            x = layer.down(operators.silu_mul(layer.gate_up(x)))
+            following = self.norm if index == last else self.layers[index + 1].attention_norm
+            x, residual = operators.add_rms_norm(x, residual, following, epsilon)
+        return x
 
     def logits(self, hidden: Tensor) -> Tensor:
         """hidden: [n, hidden_size], from `hidden`; returns float32 [n, vocab_size]"""
         return self.head(hidden).float()
-
-    def _query_key_value(self, layer: Layer, x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        config = self.config
-        turned = config.num_heads + config.num_kv_heads
-        qkv = layer.qkv(x).view(x.shape[0], turned + config.num_kv_heads, config.head_dim)
-        query_key = qkv[:, :turned]
-        if layer.qk_norm is not None:
-            query_key = functional.rms_norm(query_key, (config.head_dim,), None, config.rms_norm_eps) * layer.qk_norm
-        query_key = rotate(query_key, cos, sin)
-        return query_key[:, : config.num_heads], query_key[:, config.num_heads :], qkv[:, turned:]
 
 
 def _load_layer(
@@ -115,7 +114,7 @@ def _load_layer(
     return Layer(
         attention_norm=source.take(f"{prefix}.input_layernorm.weight", hidden).to(dtype),
         qkv=fused(attention, (query, key, key), hidden, config.qkv_bias),
-        qk_norm=_load_qk_norm(config, source, prefix).to(dtype) if config.qk_norm else None,
+        qk_norm=_load_qk_norm(config, source, prefix, dtype) if config.qk_norm else None,
         output=fused(("self_attn.o_proj",), (hidden,), query, config.output_bias),
         mlp_norm=source.take(f"{prefix}.post_attention_layernorm.weight", hidden).to(dtype),
         gate_up=fused(("mlp.gate_proj", "mlp.up_proj"), (width, width), hidden, config.mlp_bias),
@@ -123,7 +122,8 @@ def _load_layer(
     )
 
 
-def _load_qk_norm(config: ModelConfig, source: TensorSource, prefix: str) -> Tensor:
+def _load_qk_norm(config: ModelConfig, source: TensorSource, prefix: str, dtype: torch.dtype) -> HeadNorm:
     query = source.take(f"{prefix}.self_attn.q_norm.weight", config.head_dim)
     key = source.take(f"{prefix}.self_attn.k_norm.weight", config.head_dim)
-    return torch.cat((query.expand(config.num_heads, -1), key.expand(config.num_kv_heads, -1)))
+    weight = torch.cat((query.expand(config.num_heads, -1), key.expand(config.num_kv_heads, -1)))
+    return HeadNorm(weight.to(dtype), config.rms_norm_eps)

@@ -62,7 +62,7 @@ def _add(add: Callable[..., object], field: dataclasses.Field[Any], kind: Any) -
     text = field.metadata["help"].replace("%", "%%") + shown
     if kind is bool:
         if field.default:
-            spellings = [f"--no-{name}", f"--disable-{name}"]
+            spellings = [f"--no-{name}", f"--disable-{name}", *field.metadata["also"]]
             text = f"do not {text}"
         add(
             *spellings,
