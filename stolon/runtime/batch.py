@@ -11,13 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from ..kernels.attention_cpu import AttentionRow, CpuAttention, SharedRows
-from ..kernels.reference import HeadNorm, kv_write, rotate
+from ..kernels.reference import kv_write
 from .kv import KVCache
-from .models.config import ModelConfig
-from .models.rotary import cos_sin
 from .sequence import Plan
 
 
@@ -55,34 +52,23 @@ def make_batch(plan: Plan, drawn: Sequence_[int] = ()) -> Batch:
 
 
 class PagedAttention:
-    """Attention of one batch over the pool; made once a step, called once a layer.
+    """Attention of one batch over the pool; made once a step, called once a layer."""
 
-    frequencies: as `inverse_frequencies` gives them; dtype: of what flows between the layers
-    """
-
-    def __init__(
-        self, batch: Batch, cache: KVCache, config: ModelConfig, frequencies: Tensor, dtype: torch.dtype
-    ) -> None:
+    def __init__(self, batch: Batch, cache: KVCache, windows: tuple[int | None, ...]) -> None:
         self._cache = cache
         self._slots = batch.slots
-        self._cos, self._sin = cos_sin(batch.positions, frequencies, dtype)
-        self._config = config
+        self._windows = windows
         key_bytes = cache.keys[0][0].nbytes
         self._plans = {
             window: CpuAttention(
                 batch.rows, batch.shared, window=window, key_bytes=key_bytes, dtype=cache.keys[0].dtype
             )
-            for window in set(config.windows)
+            for window in set(windows)
         }
 
-    def __call__(self, layer: int, qkv: Tensor, norm: HeadNorm | None) -> Tensor:
-        heads, turned = self._config.num_heads, self._config.num_heads + self._config.num_kv_heads
-        query_key = qkv[:, :turned]
-        if norm is not None:
-            query_key = functional.rms_norm(query_key, query_key.shape[-1:], None, norm.epsilon) * norm.weight
-        query_key = rotate(query_key, self._cos, self._sin)
+    def __call__(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         keys, values = self._cache.keys[layer], self._cache.values[layer]
         # before any row attends: a row may attend to what another row of this step writes
-        kv_write(keys, values, self._slots, query_key[:, heads:].to(keys.dtype), qkv[:, turned:].to(keys.dtype))
-        attended = self._plans[self._config.windows[layer]](query_key[:, :heads].to(keys.dtype), keys, values)
-        return attended.to(qkv.dtype).flatten(1)
+        kv_write(keys, values, self._slots, key.to(keys.dtype), value.to(keys.dtype))
+        attended = self._plans[self._windows[layer]](query.to(keys.dtype), keys, values)
+        return attended.to(query.dtype).flatten(1)

@@ -20,7 +20,7 @@ from .loading import DTYPES, SMALL_MODEL, Setup, load_decoder
 from .memory import GIB, KVShape, free_memory_bytes, size_kv_cache
 from .models.config import ModelConfig
 from .models.linear import Linear, LinearOptions, bfloat16_is_fast, int8_works, make_linear, native_gemv, packing_works
-from .models.rotary import inverse_frequencies
+from .models.rotary import TurnedAttention, cos_sin, inverse_frequencies
 from .sequence import Plan
 
 # A second copy of the weights, for single rows, may take this share of what is free once they are loaded.
@@ -66,7 +66,9 @@ class CpuRunner:
         with torch.inference_mode(), native_gemv():
             batch = make_batch(plan, self._drawn)
             wanted = Wanted.of(plan)
-            attention = PagedAttention(batch, self.cache, decoder.config, self._frequencies, decoder.dtype)
+            paged = PagedAttention(batch, self.cache, decoder.config.windows)
+            cos, sin = cos_sin(batch.positions, self._frequencies, decoder.dtype)
+            attention = TurnedAttention(decoder.config, cos, sin, paged)
             keep = torch.tensor(wanted.indices, dtype=torch.int64)
             hidden = decoder.hidden(batch.ids, attention, keep)
         step = CpuStep(plan, wanted, hidden, decoder, self._eos)

@@ -1,5 +1,8 @@
 """Attention of one device step: planned on the host, done by the kernels that were chosen."""
 
+# torch's own types have gaps
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+
 from __future__ import annotations
 
 from dataclasses import dataclass

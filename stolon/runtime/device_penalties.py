@@ -1,5 +1,8 @@
 """How often each token was seen by the sequences that are penalised for it, counted on the device."""
 
+# torch's own types have gaps
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+
 from __future__ import annotations
 
 from array import array

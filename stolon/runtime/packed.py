@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from ..kernels.choose import operators
 from ..lang.errors import InvalidRequest
 from .config import EngineConfig, Pooling
 from .models.config import ConfigFields, ModelConfig, read_json, read_model_config
@@ -22,6 +23,7 @@ from .models.decoder import Decoder, MakeLinear
 from .models.encoder import Classifier, Encoder
 from .models.encoder_config import ENCODERS, EncoderConfig, read_encoder_config
 from .models.linear import Linear, LinearOptions, PlainLinear, make_linear, packing_works
+from .models.rotary import TurnedAttention, cos_sin, inverse_frequencies
 from .pooling import PoolingConfig, has_pooling, pool, read_pooling
 from .weights import Checkpoint
 
@@ -216,21 +218,25 @@ class DecoderModel:
         self.context_length = _context_length(config, said, model.context_length)
         self.is_classifier = False
         self._windows = model.windows
+        self._frequencies = inverse_frequencies(model.rope, model.head_dim)
         path = directory / "config.json"
         self._causal = ConfigFields(read_json(path), path).boolean("is_causal", True)
         with Checkpoint(directory, dtype, tied=True) as checkpoint:
-            self._decoder = Decoder(model, _Named(checkpoint, "model."), _linear_maker(dtype, model.vocab_size), dtype)
+            linear = _linear_maker(dtype, model.vocab_size)
+            self._decoder = Decoder(model, _Named(checkpoint, "model."), linear, dtype, operators("cpu"))
             checkpoint.finish()
         self.report = _report(model, dtype, f"{self.pooling} pooling")
 
     def vectors(self, texts: Sequence[Tokens]) -> Tensor:
         packed = _Packed.of(texts)
         with torch.inference_mode():
-            attend = packed.attention(causal=self._causal, windows=self._windows)
+            ragged = packed.attention(causal=self._causal, windows=self._windows)
+            cos, sin = cos_sin(packed.positions, self._frequencies, self._decoder.dtype)
+            attend = TurnedAttention(self._decoder.config, cos, sin, ragged)
             keep = torch.arange(len(packed.ids))
             if self.pooling == "last":
                 keep = packed.lengths.cumsum(0) - 1
-            hidden = self._decoder.hidden(packed.ids, packed.positions, attend, keep)
+            hidden = self._decoder.hidden(packed.ids, attend, keep)
             lengths = torch.ones_like(packed.lengths) if self.pooling == "last" else packed.lengths
             return packed.unsorted(_normalised(pool(hidden, lengths, self.pooling)))
 

@@ -1,5 +1,8 @@
 """What a step is told, in one buffer: filled on the host, copied to the device in one piece, cut into arrays there."""
 
+# torch's own types have gaps
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+
 from __future__ import annotations
 
 from collections.abc import Mapping

@@ -67,10 +67,10 @@ def test_log_probabilities_are_those_of_the_cpu(pair: tuple[ModelRunner, ModelRu
         driver = Driver(runner)
         rows = [
             driver.sequence(
-                prompts[0], room=3, prompt_logprobs=3, logprobs=5, logprob_token_ids=(7, 9), logprob_start=4
+                prompts[0], room=5, prompt_logprobs=3, logprobs=5, logprob_token_ids=(7, 9), logprob_start=4
             ),
-            driver.sequence(prompts[1], room=3, temperature=1.0, logprobs=0),
-            driver.sequence(prompts[2], room=3),
+            driver.sequence(prompts[1], room=5, temperature=1.0, logprobs=0),
+            driver.sequence(prompts[2], room=5),
         ]
         found: list[Any] = []
         for chunk in (17, 17, 17, 17, 17):

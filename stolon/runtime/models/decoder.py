@@ -1,5 +1,8 @@
 """One parametrised decoder for Llama, Mistral, Qwen2 and Qwen3."""
 
+# torch's own types have gaps
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -12,6 +15,7 @@ from torch.nn import functional
 
 from ...kernels.choose import Operators
 from ...kernels.reference import HeadNorm
+from .attention import RotaryAttention
 from .config import ModelConfig
 from .linear import Linear
 
@@ -22,16 +26,6 @@ class TensorSource(Protocol):
     """Where weights come from; `take` gives each tensor once, checked and in the type to compute in."""
 
     def take(self, name: str, *shape: int) -> Tensor: ...
-
-
-class Attention(Protocol):
-    """Turns a layer's queries and keys, writes keys and values of all tokens, then attends; bound to one batch.
-
-    qkv: [tokens, heads + 2 * kv_heads, head_dim]; norm: of queries and keys, before they are turned
-    returns: [tokens, heads * head_dim]
-    """
-
-    def __call__(self, layer: int, qkv: Tensor, norm: HeadNorm | None) -> Tensor: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +64,7 @@ class Decoder:
         self.dtype = dtype
         self._operators = operators
 
-    def hidden(self, ids: Tensor, attend: Attention, keep: Tensor) -> Tensor:
+    def hidden(self, ids: Tensor, attend: RotaryAttention, keep: Tensor) -> Tensor:
         """Normalised final hidden states of the tokens whose indices are `keep`: [len(keep), hidden_size].
 
         ids: integers [tokens]; keep: integers [n]. All tokens' keys and values are written.
@@ -80,7 +74,7 @@ class Decoder:
         x = operators.rms_norm(residual, self.layers[0].attention_norm, epsilon)
         heads, last = self.config.num_heads + 2 * self.config.num_kv_heads, len(self.layers) - 1
         for index, layer in enumerate(self.layers):
-            attended = attend(index, layer.qkv(x).unflatten(1, (heads, self.config.head_dim)), layer.qk_norm)
+            attended = attend(index, layer.qkv(x).view(-1, heads, self.config.head_dim), layer.qk_norm)
             if index == last:
                 # what follows in the last layer is needed only where logits are
                 residual, attended = residual[keep], attended[keep]

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from .decoder import Attention, MakeLinear, TensorSource
+from .attention import Attention
+from .decoder import MakeLinear, TensorSource
 from .encoder_config import Activation, EncoderConfig
 from .linear import Linear
 

@@ -1,4 +1,4 @@
-"""Angles of the rotary position embedding."""
+"""The rotary position embedding."""
 
 from __future__ import annotations
 
@@ -6,8 +6,11 @@ import math
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
-from .config import RopeConfig
+from ...kernels.reference import HeadNorm, rotate
+from .attention import Attention
+from .config import ModelConfig, RopeConfig
 
 
 def inverse_frequencies(rope: RopeConfig, head_dim: int) -> Tensor:
@@ -32,3 +35,23 @@ def cos_sin(positions: Tensor, frequencies: Tensor, dtype: torch.dtype) -> tuple
     angles = positions.float().unsqueeze(1) * frequencies
     cos, sin = angles.cos(), angles.sin()
     return torch.cat((cos, cos), 1).unsqueeze(1).to(dtype), torch.cat((-sin, sin), 1).unsqueeze(1).to(dtype)
+
+
+class TurnedAttention:
+    """Turns queries and keys by their positions' angles before they attend; made once a step.
+
+    cos, sin: of `cos_sin`, for the batch's positions
+    """
+
+    def __init__(self, config: ModelConfig, cos: Tensor, sin: Tensor, attend: Attention) -> None:
+        self._cos, self._sin = cos, sin
+        self._heads = config.num_heads
+        self._turned = config.num_heads + config.num_kv_heads
+        self._attend = attend
+
+    def __call__(self, layer: int, qkv: Tensor, norm: HeadNorm | None) -> Tensor:
+        query_key = qkv[:, : self._turned]
+        if norm is not None:
+            query_key = functional.rms_norm(query_key, query_key.shape[-1:], None, norm.epsilon) * norm.weight
+        query_key = rotate(query_key, self._cos, self._sin)
+        return self._attend(layer, query_key[:, : self._heads], query_key[:, self._heads :], qkv[:, self._turned :])
