@@ -1,15 +1,17 @@
 """llguidance as an engine for JSON schemas and grammars, with a budget that it does not know of itself.
 
-Budget. Beside the state a completion is kept: tokens that were walked to a legal end on a copy. Its length `known`
-bounds the distance to an end. One token may lengthen the way by at most `jump` (from the schema, see
-schema_cost.py; an estimate for Lark grammars), so the mask is left alone while known + jump tokens fit into what is
-left after this token. Where they do not, only tokens stay after which a completion in time was walked. So an answer
-whose completion fitted at its beginning ends in time, but not every answer that would fit is reachable near the end.
+Budget. Beside the state a completion is kept: tokens that were walked to a legal end on a copy. Its length bounds the
+distance to an end. One token may lengthen the way by at most `jump` (from the schema, see schema_cost.py; from the
+literals of a Lark grammar, which is an estimate), so the mask is left alone while completion and jump fit into what is
+left after this token. Where they do not, a token stays if a completion in time was walked after it, or if it is letters
+inside a string or of free text, which move no end. So an answer whose completion fitted at its beginning ends in time,
+but not every answer that would fit is reachable near the end.
 """
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -17,21 +19,25 @@ from llguidance import LLMatcher
 from numpy.typing import NDArray
 
 from ...lang.errors import EngineError, InvalidRequest
-from .llg_closing import allowed_tokens, shortest_known
-from .llg_source import LIMITS, Source, first_line, refusal
-from .llg_vocabulary import LlgVocabulary
+from .llg_closing import allowed_tokens, shortest_known, tail_to_end
+from .llg_source import LIMITS, Reach, Source, first_line, refusal
+from .llg_vocabulary import FEW_OPENINGS, LlgVocabulary, bit_row
 
 # a completion longer than this is not looked for
 LONGEST_COMPLETION = 16_384
-# tokens tried one by one where the budget is nearly spent
-_TRIED = 48
-# tails of a known completion that are tried after a token that was not its own
-_TAILS = 6
+# tokens tried one by one where the budget is nearly spent, and tokens of completions walked for them: some 10 ms
+_TRIED = 128
+_TRIED_TOKENS = 4_000
+# what is left over after letters: a name in the making may meet one that is taken, and need more letters
+_SLACK = 3
 _LIMIT_STOPS = frozenset({"ParserTooComplex", "LexerTooComplex", "MaxTokensTotal", "MaxTokensParser"})
 
 
 class LlgGrammar:
     """A compiled grammar; its matchers are copies of one that was built with it.
+
+    jump, wide_jump: tokens by which a token may move the end, an ordinary one and one that begins many values
+    harmless: int32 [words], tokens that move no end where text or a string is free; None where there may be patterns
 
     Raises InvalidRequest (code "invalid_grammar" or "grammar_too_complex") where llguidance refuses `source`, and where
     no answer could be found that it allows.
@@ -47,9 +53,12 @@ class LlgGrammar:
         encoded = [json.dumps(text, ensure_ascii=False)[1:] for text in reach.examples]
         self.hints = [vocabulary.tokenizer.tokenize_str(text) for text in encoded]
         self.completion = self._whole(reach.completion)
-        opened = reach.jump if reach.jump is not None else len(self.completion) + 16
-        # twice: a walk does not find the shortest way
-        self.jump = 2 * vocabulary.openings * opened
+        opened = self._opened(reach)
+        self.jump = FEW_OPENINGS * opened
+        self.wide_jump = max(FEW_OPENINGS, vocabulary.openings) * opened
+        self.marks = tuple(mark.encode() for mark in reach.marks)
+        first = bytes(sorted({mark[0] for mark in self.marks}))
+        self.harmless = vocabulary.plain(first) if reach.plain else None
 
     def matcher(self) -> LlgMatcher:
         return LlgMatcher(self, self._first.deep_copy())
@@ -70,6 +79,15 @@ class LlgGrammar:
             )
         return found
 
+    def _opened(self, reach: Reach) -> int:
+        """Tokens that an opened value takes, from its bytes and the bytes that a token of such text has."""
+        if reach.jump is None:
+            return len(self.completion) + 16
+        sample = (reach.completion or "") + "".join(reach.examples)
+        per_byte = len(self.vocabulary.tokenizer.tokenize_str(sample)) / max(1, len(sample.encode()))
+        # half as much again, as other text may have shorter tokens
+        return math.ceil(reach.jump * min(1.0, max(0.3, 1.5 * per_byte))) + 2
+
 
 class LlgMatcher:
     """One answer's way through an `LlgGrammar`."""
@@ -78,8 +96,9 @@ class LlgMatcher:
         self._grammar = grammar
         self._state = state
         self._known = list(grammar.completion)
-        # `_known` leads to an end from the state that was `_strayed` tokens ago: each of them may have moved the end
+        # `_known` leads to an end from the state that was `_strayed` tokens ago: they may have moved it by `_drift`
         self._strayed = 0
+        self._drift = 0
         self._said: list[int] = []
         # for tokens left in a mask because the budget is nearly spent: the completion walked after each
         self._proven: dict[int, list[int]] = {}
@@ -89,18 +108,23 @@ class LlgMatcher:
         return self._state.is_accepting()
 
     def fill_mask(self, row: NDArray[np.int32], budget: int) -> None:
-        if row.dtype != np.int32 or row.size != self._grammar.vocabulary.words or not row.flags.c_contiguous:
-            raise ValueError(f"a mask row is {self._grammar.vocabulary.words} int32 in one piece, got {row.shape}")
+        vocabulary = self._grammar.vocabulary
+        if row.dtype != np.int32 or row.size != vocabulary.words or not row.flags.c_contiguous:
+            raise ValueError(f"a mask row is {vocabulary.words} int32 in one piece, got {row.shape}")
         self._state.unsafe_compute_mask_ptr(row.ctypes.data, row.nbytes)
         self._check()
         if not row.any():
             raise EngineError("the grammar allows no further token here", code="grammar_dead_end")
-        jump = self._grammar.jump
-        if len(self._known) + (self._strayed + 1) * jump < budget:
+        if len(self._known) + self._drift + self._grammar.wide_jump < budget:
             return
-        self._walk_again()
-        if len(self._known) + (self._strayed + 1) * jump >= budget:
-            self._keep_what_ends_in_time(row, budget)
+        if len(self._known) + self._drift + self._grammar.jump >= budget:
+            self._walk_again(budget)
+        if len(self._known) + self._drift + self._grammar.jump < budget:
+            narrow = row & ~vocabulary.wide
+            if narrow.any():
+                row[:] = narrow
+                return
+        self._keep_what_ends_in_time(row, budget)
 
     def advance(self, token: int) -> None:
         if not self._state.consume_token(token):
@@ -109,11 +133,12 @@ class LlgMatcher:
         self._check()
         self._said.append(token)
         if token in self._proven:
-            self._known, self._strayed = self._proven[token], 0
+            self._known, self._strayed, self._drift = self._proven[token], 0, 0
         elif not self._strayed and self._known and self._known[0] == token:
             del self._known[0]
         else:
             self._strayed += 1
+            self._drift += self._moved(token)
         self._proven = {}
 
     def rollback(self, count: int) -> None:
@@ -128,11 +153,12 @@ class LlgMatcher:
         self._strayed = max(0, self._strayed - count)
         self._proven = {}
         del self._said[kept:]
+        self._drift = sum(map(self._moved, self._said[kept - self._strayed :]))
 
     def copy(self) -> LlgMatcher:
         twin = LlgMatcher(self._grammar, self._state.deep_copy())
-        twin._known, twin._strayed, twin._said = list(self._known), self._strayed, list(self._said)
-        twin._proven = self._proven
+        twin._known, twin._said, twin._proven = list(self._known), list(self._said), self._proven
+        twin._strayed, twin._drift = self._strayed, self._drift
         return twin
 
     def forced(self) -> bytes:
@@ -153,51 +179,79 @@ class LlgMatcher:
     def distance(self) -> int:
         if self._state.is_accepting():
             return 0
-        self._walk_again()
-        return len(self._known) + self._strayed * self._grammar.jump
+        if self._strayed:
+            self._walk_again(LONGEST_COMPLETION)
+        return len(self._known) + self._drift
 
-    def _walk_again(self) -> None:
-        """Find a completion of the present state, if the one at hand belongs to another."""
-        if not self._strayed:
+    def _moved(self, token: int) -> int:
+        return self._grammar.wide_jump if self._grammar.vocabulary.is_wide[token] else self._grammar.jump
+
+    def _walk_again(self, budget: int) -> None:
+        """Find a completion of the present state within the budget, if the one at hand is another state's or longer."""
+        if not self._strayed and len(self._known) <= budget:
             return
-        grammar = self._grammar
-        old = _still_ending(self._state, self._known)
-        limit = LONGEST_COMPLETION if old is None else len(old) - 1
-        found = shortest_known(self._state, grammar.vocabulary, limit, grammar.hints) if limit > 0 else None
-        found = old if found is None else found
+        found = tail_to_end(self._state, self._known, budget)
+        if found is None:
+            grammar = self._grammar
+            found = shortest_known(self._state, grammar.vocabulary, min(budget, LONGEST_COMPLETION), grammar.hints)
         if found is not None:
-            self._known, self._strayed = found, 0
+            self._known, self._strayed, self._drift = found, 0, 0
 
     def _keep_what_ends_in_time(self, row: NDArray[np.int32], budget: int) -> None:
-        if self._strayed:
-            # no completion is known: nothing can be said about any token
-            return
-        self._proven = self._tokens_in_time(allowed_tokens(row), budget)
-        row &= self._end_bits() if self._state.is_accepting() else 0
+        is_accepting = self._state.is_accepting()
+        if not is_accepting and (self._strayed or len(self._known) > budget):
+            raise EngineError(
+                f"no end of the answer is known that {budget} more tokens reach; allow more tokens",
+                code="grammar_dead_end",
+            )
+        kept = row & self._end_bits() if is_accepting else np.zeros_like(row)
+        kept |= self._harmless(row, budget)
+        self._proven = self._tokens_in_time(allowed_tokens(row & ~kept), budget)
         for token in self._proven:
             # bit 31 is the sign of the word
-            row[token // 32] |= np.int32((1 << (token % 32)) - ((token % 32 == 31) << 32))
+            kept[token // 32] |= np.int32((1 << (token % 32)) - ((token % 32 == 31) << 32))
+        row[:] = kept
+
+    def _harmless(self, row: NDArray[np.int32], budget: int) -> NDArray[np.int32] | int:
+        """The tokens of `row` that only add letters to a string, or to text, that is free here."""
+        grammar = self._grammar
+        singles = grammar.vocabulary.singles
+        if grammar.harmless is None or len(self._known) + _SLACK > budget or self._is_in_mark():
+            return 0
+        return row & grammar.harmless if bool(((row & singles) == singles).all()) else 0
+
+    def _is_in_mark(self) -> bool:
+        """Whether what was said ends with the beginning of a mark, which one letter more may make whole."""
+        marks = self._grammar.marks
+        if not marks:
+            return False
+        texts = self._grammar.vocabulary.texts
+        said = b"".join(texts[token] for token in self._said[-max(map(len, marks)) :])
+        return any(said.endswith(mark[:size]) for mark in marks for size in range(1, len(mark)))
 
     def _end_bits(self) -> NDArray[np.int32]:
-        bits = np.zeros(self._grammar.vocabulary.words * 32, np.uint8)
-        bits[self._grammar.vocabulary.tokenizer.eos_tokens] = 1
-        return np.frombuffer(np.packbits(bits, bitorder="little").tobytes(), np.int32)
+        bits = np.zeros(self._grammar.vocabulary.words * 32, np.bool_)
+        bits[self._grammar.vocabulary.tokenizer.eos_tokens] = True
+        return bit_row(bits)
 
     def _tokens_in_time(self, allowed: NDArray[np.int64], budget: int) -> dict[int, list[int]]:
-        """Those of a sample of `allowed` after which a completion ends within the budget, with that completion.
+        """Those of the first of `allowed` after which a completion ends within the budget, with that completion.
 
-        The known completion is among them even where it is too long: it is the best there is.
+        The first in a vocabulary are the ones that are used most. The known completion is always among them.
         """
         kept = {self._known[0]: self._known[1:]} if self._known else {}
         ends = set(self._grammar.vocabulary.tokenizer.eos_tokens)
-        stride = max(1, len(allowed) // _TRIED)
-        for token in map(int, allowed[::stride][:_TRIED]):
+        walked = 0
+        for token in map(int, allowed[:_TRIED]):
             if token in ends or token in kept:
                 continue
+            walked += len(self._known) + 1
+            if walked > _TRIED_TOKENS:
+                break
             copy = self._state.deep_copy()
             if copy.consume_token(token):
-                completion = _still_ending(copy, self._known)
-                if completion is not None and len(completion) < budget:
+                completion = tail_to_end(copy, self._known, budget - 1)
+                if completion is not None:
                     kept[token] = completion
         return kept
 
@@ -208,16 +262,3 @@ class LlgMatcher:
                 f"the grammar cannot go on: {first_line(self._state)}",
                 code="grammar_limit" if limit else "grammar_dead_end",
             )
-
-
-def _still_ending(state: LLMatcher, known: list[int]) -> list[int] | None:
-    """The longest tail of `known` that leads to an end from `state`, if one of the first few does."""
-    if state.is_accepting():
-        return []
-    for start in range(min(len(known), _TAILS)):
-        tail = known[start:]
-        if state.validate_tokens(tail) == len(tail):
-            trial = state.deep_copy()
-            if trial.consume_tokens(tail) and trial.is_accepting():
-                return tail
-    return None

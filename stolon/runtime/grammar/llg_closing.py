@@ -18,6 +18,8 @@ from .llg_vocabulary import CLOSERS, COMMON, LlgVocabulary
 # a walk takes the tokens most likely to close first; where nothing is said for one, by chance, so that no walk
 # circles for ever; each further walk is led more by chance
 _WALKS = 6
+# a token may have said letters that stood at the beginning of a known completion
+_TAILS = 16
 # outside of strings JSON has only the letters of true, false and null to begin a value, and e in numbers
 _LETTERS_OF_WORDS = 4
 
@@ -44,6 +46,20 @@ def shortest_known(
         if best is not None and len(best) <= 8 * (seed + 1):
             break
     return best
+
+
+def tail_to_end(state: LLMatcher, known: list[int], most: int) -> list[int] | None:
+    """The longest tail of `known`, of at most `most` tokens, that leads to an end from `state`, if one soon does."""
+    if state.is_accepting():
+        return []
+    for start in range(min(len(known), _TAILS)):
+        if len(known) - start > most:
+            continue
+        tail = known[start:]
+        trial = state.deep_copy()
+        if trial.try_consume_tokens(tail) == len(tail) and trial.is_accepting():
+            return tail
+    return None
 
 
 class _Walk:

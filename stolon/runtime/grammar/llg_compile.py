@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import replace
 
 from llguidance import LLMatcher, LLParserLimits, grammar_from
 from llguidance.gbnf_to_lark import any_to_lark
@@ -15,23 +15,16 @@ from .dfa import written
 from .dialect import Choice, parse
 from .llg import LlgGrammar
 from .llg_closing import shortest_known
-from .llg_source import BYTES, LIMITS, Reach, Source, refusal
+from .llg_source import BYTES, LIMITS, SPELLING, Reach, Source, refusal
+from .llg_tags import tags_source
 from .llg_vocabulary import LlgVocabulary
 from .schema import rewrite_schema
 
 MAX_GRAMMAR_BYTES = 256 * 1024
-# white space is fixed, as Python's json writes it: all text between two values is forced then, which saves forward
-# passes. And no \uXXXX, by which a name that the schema lists could be spelled in another way and pass for one that it
-# does not list
-_SPELLING: Any = {
-    "whitespace_flexible": False,
-    "item_separator": ", ",
-    "key_separator": ": ",
-    "json_allowed_escapes": 'nrbtf\\"',
-}
 # comments, quoted text and patterns, the last two even where they are not closed; else `<` begins a special token
 _LARK_PIECES = re.compile(r"""//[^\n]*|"(?:[^"\\\n]|\\.)*"?|/(?:[^/\\\n]|\\.)+/?|<""")
 _LONGEST_EXAMPLE = 256
+_LONGEST_OPENED = 512  # bytes
 _LONGEST_COMPLETION = 4_096  # bytes of one that is looked for
 _PATTERN_LIMITS = LLParserLimits(verbose_errors=False)
 
@@ -39,17 +32,17 @@ _PATTERN_LIMITS = LLParserLimits(verbose_errors=False)
 def schema_source(text: str) -> Source:
     """Raises InvalidRequest; `code` and `param` (a JSON pointer) as `rewrite_schema` has them."""
     plain = rewrite_schema(text, _example)
-    source = LLMatcher.grammar_from_json_schema(plain.text, overrides=_SPELLING)
+    source = LLMatcher.grammar_from_json_schema(plain.text, overrides=SPELLING)
     try:
-        return completed(Source(source, Reach(plain.completion, plain.jump, plain.examples)))
+        return completed(Source(source, Reach(plain.completion, plain.jump, plain.examples, plain.is_plain)))
     except InvalidRequest as error:
         raise _as_schema_error(error) from error
 
 
 def json_object_source() -> Source:
     """Any JSON object."""
-    text = LLMatcher.grammar_from_json_schema(json.dumps({"type": "object"}), overrides=_SPELLING)
-    return Source(text, Reach("{}", 8))
+    text = LLMatcher.grammar_from_json_schema(json.dumps({"type": "object"}), overrides=SPELLING)
+    return Source(text, Reach("{}", 8, plain=True))
 
 
 def lark_source(text: str) -> Source:
@@ -70,7 +63,14 @@ def lark_source(text: str) -> Source:
         raise InvalidRequest(
             "the grammar names a special token (<...>); an answer is made of text alone", code="invalid_grammar"
         )
-    return completed(Source(LLMatcher.grammar_from_lark(lark)))
+    # in what one token opens each literal may stand once, unless the grammar is out to make much of little
+    opened = sum(len(piece[0]) for piece in _LARK_PIECES.finditer(lark) if piece[0][0] == '"')
+    return completed(Source(LLMatcher.grammar_from_lark(lark), Reach(jump=min(opened, _LONGEST_OPENED) + 16)))
+
+
+def pieces_source(text: str) -> Source:
+    """Tagged pieces of JSON. Raises InvalidRequest as `tags_source` does."""
+    return completed(tags_source(text, _example))
 
 
 def regex_source(pattern: str) -> Source:
@@ -108,7 +108,7 @@ def completed(source: Source) -> Source:
             "no whole answer to this grammar was found; simplify it, or give it a shorter way to an end",
             code="grammar_too_complex",
         )
-    return Source(source.text, Reach(bytes(found).decode("utf-8", "replace"), reach.jump, reach.examples))
+    return replace(source, reach=replace(reach, completion=bytes(found).decode("utf-8", "replace")))
 
 
 def compile_schema(text: str, vocabulary: LlgVocabulary) -> LlgGrammar:

@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from llguidance import LLMatcher, LLParserLimits
 
 from ...lang.errors import InvalidRequest
 from .llg_vocabulary import LlgVocabulary
 
+# white space is fixed, as Python's json writes it: all text between two values is forced then, which saves forward
+# passes. And no \uXXXX, by which a name that the schema lists could be spelled in another way and pass for one that it
+# does not list
+SPELLING: Any = {
+    "whitespace_flexible": False,
+    "item_separator": ", ",
+    "key_separator": ": ",
+    "json_allowed_escapes": 'nrbtf\\"',
+}
 # some tens of milliseconds of llguidance's work in one step: its default stops at patterns of names that are in use
 LIMITS = LLParserLimits(step_lexer_fuel=1_000_000, verbose_errors=False)
 BYTES = LlgVocabulary([bytes([i]) for i in range(256)] + [b""], eos_ids=[256])
@@ -17,13 +27,19 @@ BYTES = LlgVocabulary([bytes([i]) for i in range(256)] + [b""], eos_ids=[256])
 
 @dataclass(frozen=True, slots=True)
 class Reach:
-    """completion: text of a whole answer, if one is known; jump: tokens by which one opened value may move the end;
+    """What is known of ways to an end.
+
+    completion: text of a whole answer, if one is known; jump: bytes by which one opened value may move the end
     examples: texts with which a string may be ended where it must have a pattern
+    plain: whether strings have no patterns, so that letters inside them never move the end
+    marks: where text is free, what ends it
     """
 
     completion: str | None = None
     jump: int | None = None
     examples: tuple[str, ...] = ()
+    plain: bool = False
+    marks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,9 @@ import numpy as np
 from llguidance import LLTokenizer
 from numpy.typing import NDArray
 
+# tokens that begin more values or keys than these are set apart: few tokens do
+FEW_OPENINGS = 2
+_NOT_PLAIN = frozenset(b'"\\\x7f') | frozenset(range(0x20))
 # ranks below the first close something; above the second are tokens that open, space and bytes of other scripts
 CLOSERS, COMMON = 12, 30
 _FAR, _LAST = 40, 60
@@ -47,7 +50,24 @@ class LlgVocabulary:
         self.ends_string = np.zeros(self.rows, np.bool_)
         self.ends_string[:] = [token[:1] == b'"' for token in tokens]
         self.only_closes = self.closing_rank < 0
+        self.texts = tokens  # empty for what is no text
+        self._plain: dict[bytes, NDArray[np.int32]] = {}
         self.openings = max((_openings(token) for token in tokens), default=1)
+        self.is_wide: NDArray[np.bool_] = np.zeros(self.rows, np.bool_)
+        self.is_wide[:] = [_openings(token) > FEW_OPENINGS for token in tokens]
+        self.wide = bit_row(self.is_wide)
+        singles = [len(token) == 1 and 0x20 <= token[0] < 0x7F for token in tokens]
+        self.singles = bit_row(np.array(singles, np.bool_))
+
+    def plain(self, without: bytes) -> NDArray[np.int32]:
+        """int32 [words], shared: tokens that are whole characters and stand inside a JSON string as they are.
+
+        without: bytes that none of them holds
+        """
+        if without not in self._plain:
+            refused = frozenset(without) | _NOT_PLAIN
+            self._plain[without] = bit_row(np.array([_is_plain(token, refused) for token in self.texts], np.bool_))
+        return self._plain[without]
 
 
 class _Described:
@@ -93,3 +113,19 @@ def _closing_rank(token: bytes) -> int:
 def _openings(token: bytes) -> int:
     """How many values or keys a token may begin."""
     return max(1, sum(token.count(mark) for mark in (b"{", b"[", b",", b":")) + 1)
+
+
+def _is_plain(token: bytes, refused: frozenset[int]) -> bool:
+    if not token or not refused.isdisjoint(token):
+        return False
+    try:
+        token.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def bit_row(chosen: NDArray[np.bool_]) -> NDArray[np.int32]:
+    """A mask row of a choice of tokens."""
+    words = -(-len(chosen) // 32)
+    return np.frombuffer(np.packbits(chosen, bitorder="little").tobytes().ljust(words * 4, b"\0"), np.int32)

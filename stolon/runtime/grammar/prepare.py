@@ -7,6 +7,7 @@ llguidance's own words together with a completion that was walked on bytes and w
 from __future__ import annotations
 
 import random
+from dataclasses import asdict
 from typing import Any, Literal
 
 from llguidance import LLMatcher
@@ -16,7 +17,7 @@ from ...lang.constraint import Constraint
 from ...lang.errors import UnsupportedError
 from .dfa import Dfa, choices_dfa, regex_dfa
 from .llg_closing import allowed_tokens
-from .llg_compile import choices_source, json_object_source, lark_source, regex_source, schema_source
+from .llg_compile import choices_source, json_object_source, lark_source, pieces_source, regex_source, schema_source
 from .llg_source import BYTES, LIMITS, Reach, Source, refusal
 
 Backend = Literal["auto", "automaton", "llguidance", "outlines"]
@@ -59,7 +60,7 @@ def _source(constraint: Constraint) -> Source:
         case "grammar":
             return lark_source(constraint.text)
         case "tags":
-            raise UnsupportedError("tags are not compiled yet", param="tags", code="unsupported_constraint")
+            return pieces_source(constraint.text)
 
 
 def probed(source: Source) -> Source:
@@ -91,17 +92,13 @@ def _check(state: LLMatcher) -> None:
 def to_wire(prepared: Prepared) -> tuple[dict[str, Any], list[NDArray[Any]]]:
     if isinstance(prepared, Dfa):
         return {"start": prepared.start}, [prepared.table, prepared.byte_class, prepared.accepting]
-    reach = prepared.reach
-    return {
-        "source": prepared.text,
-        "completion": reach.completion,
-        "jump": reach.jump,
-        "examples": list(reach.examples),
-    }, []
+    return {"source": prepared.text, "reach": asdict(prepared.reach)}, []
 
 
 def from_wire(head: dict[str, Any], arrays: list[NDArray[Any]]) -> Prepared:
     if "start" in head:
         table, byte_class, accepting = arrays
         return Dfa(table, byte_class, accepting, head["start"])
-    return Source(head["source"], Reach(head["completion"], head["jump"], tuple(head["examples"])))
+    reach: dict[str, Any] = {**head["reach"]}
+    reach.update({name: tuple(reach[name]) for name in ("examples", "marks")})
+    return Source(head["source"], Reach(**reach))

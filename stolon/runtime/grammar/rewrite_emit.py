@@ -77,6 +77,14 @@ class Emitter:
                 found[str(cast("Node", node)["pattern"])] = None
         return list(found)
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether nothing that was written asks for a pattern, of a string or of a name."""
+        marks = ('"pattern"', '"format"', '"patternProperties"')
+        return not any(
+            mark in text for node in self.definitions.values() for text in [json.dumps(node)] for mark in marks
+        )
+
     def _name(self, term: Term) -> str:
         if term not in self._names:
             self._names[term] = f"d{len(self._names)}"

@@ -17,13 +17,14 @@ from .schema_document import Document
 @dataclass(frozen=True, slots=True)
 class PlainSchema:
     """text: the schema as JSON; completion: a short value of it, where one is known; jump: see schema_cost.jump;
-    examples: a text for each of its patterns for which one was found
+    examples: a text for each of its patterns for which one was found; is_plain: whether it has none
     """
 
     text: str
     completion: str | None
     jump: int
     examples: tuple[str, ...] = ()
+    is_plain: bool = False
 
 
 def rewrite_schema(text: str, example: Callable[[str], str | None] | None = None) -> PlainSchema:
@@ -44,7 +45,9 @@ def rewrite_schema(text: str, example: Callable[[str], str | None] | None = None
         raise rewriter.left_out
     shortest = check_inhabited(root, found)
     kept = {name: prune(node, found) for name, node in emitter.definitions.items() if name in found.values}
-    return PlainSchema(_assembled(root, kept), shortest.text, jump(kept, found), tuple(examples.values()))
+    return PlainSchema(
+        _assembled(root, kept), shortest.text, jump(kept, found), tuple(examples.values()), emitter.is_plain
+    )
 
 
 def _assembled(root: str, definitions: dict[str, Node | bool]) -> str:

@@ -1,0 +1,165 @@
+"""Pieces of JSON between marks, as tool calls are written, as one grammar for llguidance.
+
+Where text is free it ends at a mark: the part of `begin` up to its first `>` or `]`, if it starts with `<` or `[` and
+has one, else all of it. Once a mark was said one of the pieces that begin with it must follow.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeGuard, cast
+
+from llguidance import LLMatcher
+
+from ...lang.errors import InvalidRequest
+from .llg_source import SPELLING, Reach, Source
+from .schema import PlainSchema, rewrite_schema
+
+MAX_TAGS = 128
+MAX_PIECES = 1_000
+MAX_MARK = 1_024  # characters of a `begin`, an `end` or the separator
+_MARK = re.compile(r"<[^<>]+>|\[[^\[\]]+\]")
+
+
+@dataclass(frozen=True, slots=True)
+class _Tag:
+    begin: str
+    end: str
+    plain: PlainSchema
+
+
+@dataclass(frozen=True, slots=True)
+class _Tags:
+    """As lang/constraint.py describes the text of `tags`."""
+
+    tags: list[_Tag]
+    free: bool
+    least: int
+    most: int | None
+    separator: str
+
+
+def tags_source(text: str, example: Callable[[str], str | None]) -> Source:
+    """Without a completion where a schema has none that is known.
+
+    Raises InvalidRequest, code "invalid_grammar" for a text that is not as described, else as `rewrite_schema` does;
+    `param` is the path of the schema and the pointer in it.
+    """
+    found = _read(text, example)
+    lines = [f"j{i}: %json {_spelled(tag.plain.text)}" for i, tag in enumerate(found.tags)]
+    lines += _free(found) if found.free else _alone(found)
+    pieces = [f"{tag.begin}{tag.plain.completion}{tag.end}" for tag in found.tags if tag.plain.completion is not None]
+    completion: str | None = ""
+    if found.least:
+        completion = found.separator.join([min(pieces, key=len)] * found.least) if pieces else None
+    opened = max(len(f"{tag.begin}{tag.end}{found.separator}") + _length(tag.plain) for tag in found.tags)
+    examples = tuple(text for tag in found.tags for text in tag.plain.examples)
+    marks = tuple(_mark(tag) for tag in found.tags) if found.free else ()
+    reach = Reach(completion, opened, examples, all(tag.plain.is_plain for tag in found.tags), marks)
+    return Source(LLMatcher.grammar_from_lark("\n".join(lines)), reach)
+
+
+def _length(plain: PlainSchema) -> int:
+    """Bytes by which beginning a piece, or a value in it, may move the end."""
+    return plain.jump + (len(plain.completion.encode()) if plain.completion is not None else plain.jump)
+
+
+def _alone(tags: _Tags) -> list[str]:
+    choice = " | ".join(f"t{i}" for i in range(len(tags.tags)))
+    lines = [f"piece: {choice}"]
+    lines += [f"t{i}: {_quoted(tag.begin)} j{i} {_quoted(tag.end)}" for i, tag in enumerate(tags.tags)]
+    least, most = tags.least, tags.most
+    if least == 0:
+        more = "" if most is None else most - 1
+        some = "piece" if most == 1 else f"piece (SEPARATOR piece){{0,{more}}}"
+        lines.append("start:" if most == 0 else f"start: ({some})?")
+    else:
+        more = "" if most is None else most - 1
+        lines.append("start: piece" if most == 1 else f"start: piece (SEPARATOR piece){{{least - 1},{more}}}")
+    separated = tags.separator and most not in (0, 1)
+    if separated:
+        return [*lines, f"SEPARATOR: {json.dumps(tags.separator, ensure_ascii=False)}"]
+    return [line.replace("SEPARATOR ", "") for line in lines]
+
+
+def _free(tags: _Tags) -> list[str]:
+    marks: dict[str, list[int]] = {}
+    for index, tag in enumerate(tags.tags):
+        marks.setdefault(_mark(tag), []).append(index)
+    names = [re.escape(mark).replace("/", r"\/").replace("\n", r"\n") for mark in marks]
+    lines: list[str] = []
+    for place, (mark, members) in enumerate(marks.items()):
+        lines.append(f"m{place}[lazy]: /(?s:.*){names[place]}/")
+        for index in members:
+            tag = tags.tags[index]
+            lines.append(f"t{index}: m{place} {_quoted(tag.begin[len(mark) :])} j{index} {_quoted(tag.end)}")
+    most = "" if tags.most is None else tags.most
+    choice = " | ".join(f"t{i}" for i in range(len(tags.tags)))
+    lines.append(f"piece: {choice}")
+    lines.append("start: TAIL" if tags.most == 0 else f"start: piece{{{tags.least},{most}}} TAIL")
+    lines.append(f"TAIL: ~/(?s:.*)({'|'.join(names)})(?s:.*)/")
+    return lines
+
+
+def _mark(tag: _Tag) -> str:
+    found = _MARK.match(tag.begin)
+    return found[0] if found else tag.begin
+
+
+def _quoted(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False) if text else ""
+
+
+def _spelled(schema: str) -> str:
+    found: dict[str, Any] = json.loads(schema)
+    return json.dumps({**found, "x-guidance": SPELLING}, ensure_ascii=False)
+
+
+def _read(text: str, example: Callable[[str], str | None]) -> _Tags:
+    try:
+        found: Any = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise _wrong(f"it is not JSON: {error}") from error
+    if not isinstance(found, dict):
+        raise _wrong("it is no object")
+    given = cast("dict[str, Any]", found)
+    tags, separator = given.get("tags"), given.get("separator", "")
+    least, most, free = given.get("least", 0), given.get("most"), given.get("free", False)
+    if not isinstance(tags, list) or not 0 < len(cast("list[Any]", tags)) <= MAX_TAGS:
+        raise _wrong(f"`tags` must be a list of 1 to {MAX_TAGS}")
+    if not _is_mark(separator) or not isinstance(free, bool):
+        raise _wrong(f"`separator` must be a text of at most {MAX_MARK} characters, and `free` true or false")
+    if not _is_count(least) or not (most is None or (_is_count(most) and most >= least)):
+        raise _wrong(f"`least` and `most` must be whole numbers up to {MAX_PIECES}, and `most` no less")
+    read = [_tag(tag, index, example) for index, tag in enumerate(cast("list[Any]", tags))]
+    return _Tags(read, free, least, most, separator)
+
+
+def _tag(found: Any, index: int, example: Callable[[str], str | None]) -> _Tag:
+    given = cast("dict[str, Any]", found) if isinstance(found, dict) else {}
+    begin, end, schema = given.get("begin"), given.get("end"), given.get("schema")
+    if not _is_mark(begin) or not begin or not _is_mark(end):
+        raise _wrong(
+            f"`begin` and `end` of tag {index} must be texts of at most {MAX_MARK} characters, `begin` not empty"
+        )
+    try:
+        return _Tag(begin, end, rewrite_schema(json.dumps(schema), example))
+    except InvalidRequest as error:
+        raise InvalidRequest(
+            f"tag {index}: {error}", param=f"tags/{index}/schema{error.param}", code=error.code
+        ) from error
+
+
+def _is_mark(value: Any) -> TypeGuard[str]:
+    return isinstance(value, str) and len(value) <= MAX_MARK
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MAX_PIECES
+
+
+def _wrong(what: str) -> InvalidRequest:
+    return InvalidRequest(f"the description of tags is wrong: {what}", param="tags", code="invalid_grammar")
