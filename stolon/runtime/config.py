@@ -36,7 +36,9 @@ class SchedulerConfig:
         default="lpm", metadata=flag("order of waiting requests: longest cached prefix, or first come")
     )
     max_overtakes: int = field(default=64, metadata=flag("how often a waiting request may be overtaken"))
-    radix_cache: bool = field(default=True, metadata=flag("keep computed prefixes for later requests"))
+    radix_cache: bool = field(
+        default=True, metadata=flag("keep computed prefixes for later requests", "--no-enable-prefix-caching")
+    )
     pin_share: float = field(default=0.9, metadata=flag("largest share of the cache that live programs may pin"))
     pin_seconds: float = field(default=30.0, metadata=flag("how long a live program's prefix stays pinned after use"))
     check: bool = field(default=False, metadata=flag("check every invariant after every step (slow; for tests)"))

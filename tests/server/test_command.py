@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 import socket
@@ -12,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from stolon.runtime.config import EngineConfig, SchedulerConfig
-from stolon.runtime.server.flags import parse
+from stolon.runtime.server.flags import _GROUPS, parse
+from stolon.runtime.server.flags_foreign import FOREIGN
 from stolon.runtime.server.main import _Ascii, main
 from stolon.runtime.server.settings import ServerConfig
 
@@ -45,6 +47,14 @@ BAD = [
     (["--api-key", "k", "--api-key-file", "f"], 2, "one of"),
     (["--api-key-file", "/nowhere/at/all"], 2, "--api-key-file cannot be read"),
     (["--log-level", "loud"], 2, "warning"),
+    (["--max-model-len", "32x"], 2, "whole number"),
+    (["--tensor-parallel-size", "2"], 2, "--tensor-parallel-size 2 is not possible here; only 1 can be: one server"),
+    (["--trust-remote-code"], 2, "no code of a checkpoint is ever run"),
+    (["--speculative-config", "{}"], 2, "speculative decoding is not supported"),
+    (["--load-format=gguf"], 2, "only auto, safetensors can be"),
+    (["--kv-cache-dtype", "fp8_e5m2"], 2, "only auto can be"),
+    (["elsewhere"], 2, "two models are named: elsewhere and --model-path somewhere"),
+    (["--config", "/nowhere.yaml"], 2, "--config /nowhere.yaml cannot be read"),
 ]
 
 
@@ -78,6 +88,84 @@ def test_the_model_must_be_named(capsys: pytest.CaptureFixture[str]) -> None:
     status, err = run([], capsys)
     assert status == 2
     assert "--model-path" in err
+
+
+CONFIG_FILES = [
+    ("port: 1234\ngpu-memory-utilization: 0.5", (1234, 0.5)),
+    ("port: 1234\nmemory_fraction: 0.5", (1234, 0.5)),
+    ("# a comment\nenable-metrics: true\nradix_cache: false", (30000, 0.6)),
+]
+
+
+@pytest.mark.parametrize(("text", "expected"), CONFIG_FILES)
+def test_a_file_brings_flags(tmp_path: Path, text: str, expected: tuple[int, float]) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(f"model: tiny\n{text}\n")
+    server, engine = parse(["--config", str(path)])
+    assert (engine.model_path, server.port, engine.memory_fraction) == ("tiny", *expected)
+    assert engine.scheduler.radix_cache is ("radix" not in text)
+
+
+def test_the_command_line_wins_over_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text("model: elsewhere\nport: 1234\nseed: 3\n")
+    server, engine = parse(["--config", str(path), "--port", "99", "--model", "tiny"])
+    assert (server.port, engine.model_path, engine.random_seed) == (99, "tiny", 3)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("prot: 1", "there is no flag 'prot'; did you mean port?"),
+        ("port: 70000", "config.yaml: argument --port: must be at least 1 and at most 65535"),
+        ("port: [1, 2]", "port must be one text or number, got [1, 2]"),
+        ("insecure-no-auth: please", "must be true or false"),
+        ("trust-remote-code: true", "no code of a checkpoint is ever run"),
+        ("config: other.yaml", "there is no flag 'config'"),
+        ("- port", "must hold flags"),
+        ("port: [", "is not YAML"),
+        ("!!python/object/apply:os.system ['true']", "is not YAML"),
+    ],
+)
+def test_a_wrong_file_is_one_line_and_status_2(
+    tmp_path: Path, text: str, says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(text)
+    status, err = run([*MODEL, "--config", str(path)], capsys)
+    assert status == 2
+    assert says in err
+    assert "config.yaml" in err
+    assert err.count("\n") == 1
+
+
+def test_start_commands_of_vllm_and_sglang_are_understood(capsys: pytest.CaptureFixture[str]) -> None:
+    server, engine = parse("tiny --dtype auto --api-key token-abc123 --max-model-len 32k".split())
+    assert (server.api_key, engine.model_path, engine.context_length) == ("token-abc123", "tiny", 32_000)
+    sglang = "--model-path tiny --tp 1 --mem-fraction-static 0.8 --schedule-conservativeness 1.0 --enable-metrics"
+    assert parse(sglang.split())[1].memory_fraction == 0.8
+    notes = capsys.readouterr().err
+    assert "note: without effect here: --enable-metrics: metrics are served" in notes
+    assert notes.count("\n") == 3
+
+
+def test_every_flag_of_others_is_taken_or_refused_by_name(capsys: pytest.CaptureFixture[str]) -> None:
+    for flag in FOREIGN:
+        for name in flag.names:
+            value = [(flag.allowed or ("x",))[0]] if flag.takes_value else []
+            status = 2
+            with contextlib.suppress(SystemExit):
+                parse([*MODEL, name, *value])
+                status = 0
+            err = capsys.readouterr().err
+            assert flag.says in " ".join(err.split()), name
+            assert (status == 2) == (flag.allowed == ()), name
+
+
+def test_every_setting_is_in_one_group_of_the_help() -> None:
+    for title, config, names in _GROUPS:
+        known = {field.name for field in dataclasses.fields(config)}
+        assert set(names.split()) <= known, title
 
 
 def test_a_port_in_use_is_one_line_and_status_1(capsys: pytest.CaptureFixture[str]) -> None:

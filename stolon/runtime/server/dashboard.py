@@ -8,14 +8,17 @@ import hashlib
 import time
 from dataclasses import asdict
 from importlib import resources
+from typing import TYPE_CHECKING
 
 from aiohttp import web
 
-from ..view import NodeView
 from . import wire
 from .auth import IS_ADMIN
 from .body import JsonObject
 from .service import Service, Tokenizer
+
+if TYPE_CHECKING:  # needs numpy, which a server does without until its flags are right
+    from ..view import NodeView
 
 _NODES = 300
 _REQUESTS = 50

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import difflib
+import sys
 import types
 import typing
 from collections.abc import Callable, Sequence
@@ -13,14 +14,28 @@ from typing import Any, NoReturn
 from .. import limits
 from ..config import EngineConfig, SchedulerConfig
 from ..limits import Range
+from .flags_file import ConfigFileError, arguments_of
+from .flags_foreign import FOREIGN, Foreign
 from .settings import ServerConfig
 
 PROGRAM = "stolon.launch_server"
 
-_GROUPS: tuple[tuple[str, type], ...] = (
-    ("model", EngineConfig),
-    ("server", ServerConfig),
-    ("scheduling", SchedulerConfig),
+# title, where the settings are, and which; what is not named in any of the later groups is in the first of its class
+_GROUPS: tuple[tuple[str, type, str], ...] = (
+    ("model", EngineConfig, ""),
+    (
+        "memory and speed",
+        EngineConfig,
+        "context_length kv_tokens kv_cache_dtype memory_fraction threads quantization deterministic",
+    ),
+    ("graphs, on a GPU", EngineConfig, "cuda_graph cuda_graph_max_bs cuda_graph_seconds"),
+    ("answers", EngineConfig, "random_seed grammar_backend jump_forward chat_template"),
+    ("embeddings", EngineConfig, "is_embedding pooling"),
+    ("scheduling", SchedulerConfig, ""),
+    ("address and keys", ServerConfig, "host port api_key api_key_file admin_api_key insecure_no_auth"),
+    ("chat", ServerConfig, "tool_call_parser reasoning_parser allow_chat_template_kwargs"),
+    ("log and metrics", ServerConfig, "log_level"),
+    ("time and size limits", ServerConfig, ""),
 )
 
 
@@ -28,20 +43,53 @@ def parse(arguments: Sequence[str] | None = None) -> tuple[ServerConfig, EngineC
     """The settings that the command line asks for. Exits with 2 and one line on stderr where it cannot be read."""
     parser = _Parser(
         prog=PROGRAM,
+        usage=f"python -m {PROGRAM} [MODEL] [flags]",
         description="Serve a model under the OpenAI protocol and the native one.",
         formatter_class=_Help,
         allow_abbrev=False,  # a script must not break when a longer flag arrives
     )
-    for title, config in _GROUPS:
+    parser.add_argument("model", nargs="?", metavar="MODEL", help="the same as --model-path")
+    parser.add_argument("--config", metavar="FILE", help="YAML file of flags; the command line wins over it")
+    for title, config, _ in _GROUPS:
         group = parser.add_argument_group(title)
         for field, kind in _fields(config):
-            _add(group.add_argument, field, kind)
-    found = vars(parser.parse_args(arguments))
+            if _group_of(config, field.name) == title:
+                _add(group.add_argument, field, kind)
+    _add_foreign(parser)
+    found = _read(parser, sys.argv[1:] if arguments is None else arguments)
     scheduler = SchedulerConfig(**_of(SchedulerConfig, found))
     return (
         ServerConfig(**_of(ServerConfig, found)),
         EngineConfig(**_of(EngineConfig, found), scheduler=scheduler),
     )
+
+
+def _read(parser: _Parser, arguments: Sequence[str]) -> dict[str, Any]:
+    found = vars(parser.parse_args(arguments))
+    if found["config"] is not None:
+        try:
+            from_file = arguments_of(found["config"], parser.spellings())
+        except ConfigFileError as error:
+            parser.error(str(error))
+        parser.origin = f"in {found['config']}: "
+        parser.parse_args(from_file)  # so that what is wrong there is said of the file
+        parser.origin = ""
+        found = vars(parser.parse_args([*from_file, *arguments]))
+    for note in sorted(found.get("foreign") or ()):
+        print(f"{PROGRAM}: note: without effect here: {note}", file=sys.stderr)
+    positional, named = found.pop("model"), found["model_path"]
+    if positional is not None and named not in (None, positional):
+        parser.error(f"two models are named: {positional} and --model-path {named}")
+    found["model_path"] = positional or named
+    if found["model_path"] is None:
+        parser.error("no model is named: give its folder as MODEL or --model-path, or `tiny`")
+    return found
+
+
+def _group_of(config: type, name: str) -> str:
+    titles = [(title, names.split()) for title, owner, names in _GROUPS if owner is config]
+    named = [title for title, names in titles if name in names]
+    return named[0] if named else next(title for title, names in titles if not names)
 
 
 def _fields(config: type) -> list[tuple[dataclasses.Field[Any], Any]]:
@@ -57,35 +105,63 @@ def _of(config: type, found: dict[str, Any]) -> dict[str, Any]:
 def _add(add: Callable[..., object], field: dataclasses.Field[Any], kind: Any) -> None:
     name = field.name.replace("_", "-")
     spellings = [f"--{name}", *field.metadata["also"]]
-    required = field.default is dataclasses.MISSING
-    shown = "" if required or field.default is None or kind is bool else f" (default: {field.default})"
+    default = None if field.default is dataclasses.MISSING else field.default
+    shown = "" if default is None or kind is bool else f" (default: {default})"
     text = field.metadata["help"].replace("%", "%%") + shown
     if kind is bool:
-        if field.default:
+        if default:
             spellings = [f"--no-{name}", f"--disable-{name}", *field.metadata["also"]]
             text = f"do not {text}"
-        add(
-            *spellings,
-            dest=field.name,
-            help=text,
-            default=field.default,
-            action="store_false" if field.default else "store_true",
-        )
+        action = "store_false" if default else "store_true"
+        add(*spellings, dest=field.name, help=text, default=default, action=action)
         return
     kind = _without_none(kind)
-    default = None if required else field.default
     if typing.get_origin(kind) is typing.Literal:
-        add(*spellings, dest=field.name, help=text, default=default, required=required, choices=typing.get_args(kind))
+        add(*spellings, dest=field.name, help=text, default=default, choices=typing.get_args(kind))
         return
     add(
         *spellings,
         dest=field.name,
         help=text,
         default=default,
-        required=required,
         type=str if kind is str else _number(kind, limits.FLAGS.get(field.name, limits.ANY_FLAG)),
         metavar="TEXT" if kind is str else "N",
     )
+
+
+def _add_foreign(parser: _Parser) -> None:
+    """Flags of others that no setting of ours has taken."""
+    taken = set(parser.spellings())
+    for flag in FOREIGN:
+        names = [name for name in flag.names if name not in taken]
+        if names:
+            parser.add_argument(
+                *names,
+                action=_ForeignAction,
+                dest="foreign",
+                nargs=None if flag.takes_value else 0,
+                help=argparse.SUPPRESS,
+                const=flag,
+            )
+
+
+class _ForeignAction(argparse.Action):
+    """Says that a flag has no effect, or refuses it."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        flag: Foreign = self.const
+        value = f" {values}"[:60] if flag.takes_value else ""
+        if flag.allowed is not None and values not in flag.allowed:
+            only = f"; only {', '.join(flag.allowed)} can be" if flag.allowed else ""
+            parser.error(f"{option_string}{value} is not possible here{only}: {flag.says}")
+        noted: set[str] = getattr(namespace, self.dest, None) or set()
+        setattr(namespace, self.dest, {*noted, f"{option_string}: {flag.says}"})
 
 
 def _without_none(kind: Any) -> Any:
@@ -94,10 +170,14 @@ def _without_none(kind: Any) -> Any:
     return kind
 
 
+_UNITS = {"k": 10**3, "K": 1 << 10, "m": 10**6, "M": 1 << 20}  # as vLLM reads --max-model-len 32k
+
+
 def _number(kind: type[int] | type[float], bounds: Range) -> Callable[[str], int | float]:
     def read(text: str) -> int | float:
         try:
-            value = kind(text)
+            unit = _UNITS.get(text[-1:], 0) if kind is int else 0
+            value = int(text[:-1]) * unit if unit else kind(text)
         except ValueError:
             word = "a whole number" if kind is int else "a number"
             raise argparse.ArgumentTypeError(f"must be {word}, {bounds}, got {text[:40]!r}") from None
@@ -114,13 +194,18 @@ class _Help(argparse.HelpFormatter):
 
 
 class _Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line."""
+    """Says what is wrong in one line. origin: where the flags being read come from, for that line"""
+
+    origin = ""
+
+    def spellings(self) -> dict[str, argparse.Action]:
+        """Every flag."""
+        return {spelling: action for action in self._actions for spelling in action.option_strings}
 
     def error(self, message: str) -> NoReturn:
-        known = [spelling for action in self._actions for spelling in action.option_strings]
         if message.startswith("unrecognized arguments: "):
             wrong = message.removeprefix("unrecognized arguments: ").split()[0]
-            close = difflib.get_close_matches(wrong.split("=")[0], known, n=1)
+            close = difflib.get_close_matches(wrong.split("=")[0], list(self.spellings()), n=1)
             hint = f"; did you mean {close[0]}?" if close else "; --help lists all flags"
             message = f"unknown flag {wrong[:60]}{hint}"
-        self.exit(2, f"{PROGRAM}: error: {' '.join(message.split())}\n")
+        self.exit(2, f"{PROGRAM}: error: {self.origin}{' '.join(message.split())}\n")

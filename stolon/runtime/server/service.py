@@ -14,13 +14,13 @@ from aiohttp import web
 from ...lang.constraint import Constraint
 from ...lang.errors import EngineClosedError, EngineError
 from ...lang.types import Delta, SamplingParams
-from ..view import View
 from .errors import HttpError, from_exception, internal, shutting_down, unavailable
 from .settings import ServerConfig
 
 if TYPE_CHECKING:  # these need torch and numpy, and a server says what is wrong with its flags before it loads them
     from ..embed_loop import Vectors
     from ..packed import Tokens
+    from ..view import View
 
 logger = logging.getLogger(__name__)
 

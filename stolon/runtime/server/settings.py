@@ -37,7 +37,7 @@ class ServerConfig:
     allow_chat_template_kwargs: bool = field(
         default=False, metadata=flag("let requests set variables of the chat template (chat_template_kwargs)")
     )
-    log_level: LogLevel = field(default="info", metadata=flag("least severity that is logged"))
+    log_level: LogLevel = field(default="info", metadata=flag("least severity that is logged", "--uvicorn-log-level"))
     drain_seconds: float = field(
         default=30.0, metadata=flag("on SIGTERM, how long requests in flight may take to finish")
     )
@@ -47,6 +47,7 @@ class ServerConfig:
     write_timeout_s: float = field(default=30.0, metadata=flag("how long a client may read nothing of its answer"))
     keepalive_s: float = field(default=75.0, metadata=flag("how long an idle connection is kept"))
     heartbeat_s: float = field(
-        default=120.0, metadata=flag("age of the engine's last sign of life at which /health fails")
+        default=120.0,
+        metadata=flag("age of the engine's last sign of life at which /health fails", "--watchdog-timeout"),
     )
     body_limit_bytes: int = field(default=limits.BODY_BYTES, metadata=flag("largest request body"))

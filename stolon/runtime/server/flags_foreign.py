@@ -1,0 +1,103 @@
+"""Flags of SGLang and vLLM that set nothing here: accepted where that changes nothing, else refused with what to do."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Foreign:
+    """names: its spellings; takes_value: else it stands alone
+    allowed: values that are what happens here anyway; None: whatever is said, the flag has no effect
+    says: why there is nothing to set, or what to do instead
+    """
+
+    names: tuple[str, ...]
+    says: str
+    takes_value: bool = False
+    allowed: tuple[str, ...] | None = None
+
+
+def _idle(names: str, says: str) -> Foreign:
+    return Foreign(names=tuple(names.split()), says=says)
+
+
+def _idle_value(names: str, says: str) -> Foreign:
+    return Foreign(names=tuple(names.split()), says=says, takes_value=True)
+
+
+def _only(names: str, allowed: str, says: str) -> Foreign:
+    return Foreign(names=tuple(names.split()), says=says, takes_value=True, allowed=tuple(allowed.split()))
+
+
+def _refused(names: str, says: str) -> Foreign:
+    return Foreign(names=tuple(names.split()), says=says, allowed=())
+
+
+def _refused_value(names: str, says: str) -> Foreign:
+    return Foreign(names=tuple(names.split()), says=says, takes_value=True, allowed=())
+
+
+_ONE_DEVICE = "one server serves one device; start one on each, and a router in front"
+_LOCAL = "nothing is downloaded; give the folder of a checkpoint"
+_NO_LORA = "adapters are not supported; merge them into the weights"
+_NO_GUESSING = "speculative decoding is not supported"
+_GRAPHS = "graphs belong to GPUs, and are taken where they help"
+
+FOREIGN: tuple[Foreign, ...] = (
+    _only("--tp-size --tp --tensor-parallel-size -tp", "1", _ONE_DEVICE),
+    _only("--dp-size --dp --data-parallel-size -dp", "1", _ONE_DEVICE),
+    _only("--pp-size --pp --pipeline-parallel-size -pp", "1", _ONE_DEVICE),
+    _only("--nnodes", "1", _ONE_DEVICE),
+    _only("--kv-cache-dtype", "auto", "the cache has the type of the weights; see --dtype"),
+    _only("--load-format", "auto safetensors", "only safetensors are read"),
+    _only("--radix-eviction-policy", "lru", "the least recently used prefix goes first"),
+    _only("--stream-interval", "1", "every token is sent as it comes, and joined for readers that fall behind"),
+    _only("--sampling-defaults --generation-config", "openai vllm", "defaults of sampling are OpenAI's"),
+    _only("--runner", "auto generate", "for embeddings give --is-embedding"),
+    _only("--attention-backend", "auto triton torch torch_native", "the kernels are chosen by --device"),
+    _only("--sampling-backend", "auto pytorch", "the kernels are chosen by --device"),
+    _idle("--enable-mixed-chunk --enable-chunked-prefill", "prefill and decode always share steps"),
+    _idle("--enable-prefix-caching", "prefixes are cached unless --disable-radix-cache is given"),
+    _idle("--enable-priority-scheduling", "priority is always honoured"),
+    _idle_value("--scheduling-policy", "priority is always honoured; the order of equals is --schedule-policy"),
+    _idle_value("--schedule-conservativeness --watermark", "admission counts what is free and needs no factor"),
+    _idle_value("--max-prefill-tokens", "a step has one budget, --token-budget"),
+    _idle("--disable-overlap-schedule --no-async-scheduling --async-scheduling", "steps overlap where that helps"),
+    _idle("--disable-cuda-graph --disable-decode-cuda-graph --enforce-eager", _GRAPHS),
+    _idle_value("--cuda-graph-max-bs --cuda-graph-max-bs-decode --cuda-graph-bs", _GRAPHS),
+    _idle("--enable-torch-compile", "nothing is compiled at run time"),
+    _idle_value("--compilation-config -O", "nothing is compiled at run time"),
+    _idle("--constrained-json-disable-any-whitespace", "white space in JSON answers is always bounded"),
+    _idle("--enable-auto-tool-choice", "tools are understood where the chat template speaks of them"),
+    _idle("--enable-reasoning", "thoughts are split off where the model has them; see --reasoning-parser"),
+    _idle("--enable-metrics", "metrics are served unless --disable-metrics is given"),
+    _idle("--enable-cache-report --enable-prompt-tokens-details", "cached tokens are always reported"),
+    _idle("--disable-log-requests --disable-log-stats", "requests are logged in one line without their text"),
+    _idle_value("--decode-log-interval --max-log-len", "steps are counted in /metrics, not logged"),
+    _idle("--skip-server-warmup", "there is no warm-up to skip"),
+    _idle(
+        "--enable-deterministic-inference",
+        "seeds are always honoured; in float32 on a CPU no answer depends on others",
+    ),
+    _idle_value("--swap-space", "a preempted request keeps its prefix in the cache"),
+    _idle("--disable-frontend-multiprocessing", "there is one process"),
+    _refused("--trust-remote-code", "no code of a checkpoint is ever run; leave the flag out"),
+    _refused_value("--revision --tokenizer-revision --code-revision", _LOCAL),
+    _refused_value("--download-dir", _LOCAL),
+    _refused_value("--json-model-override-args --hf-overrides", "edit config.json in the checkpoint's folder"),
+    _refused_value("--num-gpu-blocks-override --kv-cache-memory-bytes", "give the size in tokens: --kv-tokens"),
+    _refused_value("--structured-outputs-config --guided-decoding-backend", "give --grammar-backend"),
+    _refused_value("--constrained-json-whitespace-pattern", "the white space of JSON answers cannot be set"),
+    _refused_value("--completion-template", "a completion takes its prompt as it is"),
+    _refused_value("--default-chat-template-kwargs", "put the defaults into the template; see --chat-template"),
+    _refused("--trust-request-chat-template", "templates come from the checkpoint or --chat-template, never a request"),
+    _refused_value("--ssl-keyfile --ssl-certfile --ssl-ca-certs", "put a proxy in front that ends TLS"),
+    _refused("--skip-tokenizer-init", "texts are made here; there is no way without the tokenizer"),
+    _refused("--allow-auto-truncate", "a prompt that is too long is an error; shorten it where it is made"),
+    _refused_value("--speculative-algorithm --speculative-algo --speculative-config", _NO_GUESSING),
+    _refused_value("--speculative-draft-model-path --speculative-num-draft-tokens", _NO_GUESSING),
+    _refused("--enable-lora", _NO_LORA),
+    _refused_value("--lora-paths --lora-modules --max-loras --max-lora-rank", _NO_LORA),
+    _refused_value("--limit-mm-per-prompt", "only text is understood"),
+)
