@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,6 +24,13 @@ CORPUS = [
 ] * 4
 
 CheckpointMaker = Callable[..., Path]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Triton's kernels run in its interpreter, on a CPU, except where the tests of a GPU are asked for. It must be said
+    before anything imports Triton."""
+    if config.getoption("markexpr") != "gpu":
+        os.environ["TRITON_INTERPRET"] = "1"
 
 
 def _save_tokenizer(folder: Path, *, chat: bool) -> int:

@@ -1,5 +1,8 @@
 """Attention over a paged cache in plain PyTorch: what the Triton kernels are compared with, of the same signatures."""
 
+# torch's own types have gaps
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+
 from __future__ import annotations
 
 from itertools import pairwise

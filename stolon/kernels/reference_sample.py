@@ -1,5 +1,8 @@
 """From logits to tokens in plain PyTorch, with full sorts: what the Triton kernels are compared with."""
 
+# torch's own types have gaps
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+
 from __future__ import annotations
 
 import torch

@@ -24,25 +24,30 @@ class Tile:
         return {"num_warps": self.warps, "num_stages": self.stages, "enable_fp_fusion": True}
 
 
-# (padded head size, bytes of the type computed in). 128 queries keep both warp groups' matrix units at work on each key
-# that is read; keys are as many as leave room for the stages that hide a read's latency.
+# (padded head size, bytes of the type computed in). 128 queries feed both warp groups' matrix units (wgmma takes 64 a
+# group); 128 keys halve what a step costs beside its products and still keep everything in registers. Heads of 256 have
+# registers for 64 keys. float32 goes through the matrix units three times (tf32x3), which takes so many registers that
+# its tiles are smaller.
 _EXTEND = {
-    (64, 2): Tile(128, 64, 4, 3),
-    (128, 2): Tile(128, 64, 8, 3),
-    (256, 2): Tile(128, 32, 8, 2),
+    (64, 2): Tile(128, 128, 8, 3),
+    (128, 2): Tile(128, 128, 8, 3),
+    (256, 2): Tile(128, 64, 8, 2),
     (64, 4): Tile(64, 32, 4, 2),
-    (128, 4): Tile(64, 32, 4, 2),
-    (256, 4): Tile(32, 16, 4, 2),
+    (128, 4): Tile(32, 32, 4, 2),
+    (256, 4): Tile(32, 16, 8, 2),
 }
-# Bound by reading keys and values: two programs share a multiprocessor, each with some 32 KiB on the way.
+# Bound by reading. To fill 4.8 TB/s at a latency of a microsecond a multiprocessor needs 36 KiB on the way; each of two
+# or three programs that share it has the keys and values of two steps of its loop on the way, 32 KiB a step.
 _DECODE = {
-    (64, 2): Tile(16, 128, 4, 3),
-    (128, 2): Tile(16, 64, 4, 3),
-    (256, 2): Tile(16, 32, 4, 3),
-    (64, 4): Tile(16, 64, 4, 2),
-    (128, 4): Tile(16, 32, 4, 2),
-    (256, 4): Tile(16, 16, 4, 2),
+    (64, 2): Tile(16, 128, 4, 5),
+    (128, 2): Tile(16, 64, 4, 5),
+    (256, 2): Tile(16, 32, 4, 5),
+    (64, 4): Tile(16, 64, 4, 3),
+    (128, 4): Tile(16, 32, 4, 3),
+    (256, 4): Tile(16, 16, 4, 3),
 }
+# One row's head, 16 partial results at a time: 8 KiB on the way, so that 30 pieces take two memory latencies.
+MERGE = Tile(1, 16, 4, 1)
 
 
 def padded(size: int) -> int:
