@@ -62,15 +62,17 @@ function block(node, x, y, width, height) {
   return shapes;
 }
 
+const counted = (count, noun) => `${grouped.format(count)} ${noun}${count === 1 ? "" : "s"}`;
+
 function describe() {
   const node = nodesById.get(chosen);
   if (!node) return;
   const parts = [
-    `${grouped.format(node.tokens)} tokens, up to position ${grouped.format(node.end)}`,
+    `${counted(node.tokens, "token")}, up to position ${grouped.format(node.end)}`,
     node.locks ? `in use ${node.locks} ×` : "not in use",
     node.pins ? `pinned ${node.pins} ×` : "not pinned",
-    node.idle ? `${grouped.format(node.idle)} uses of the tree ago` : "used last of all",
-    `${node.children.length + node.hidden} continuations`,
+    node.idle ? `${counted(node.idle, "use")} of the tree ago` : "used last of all",
+    counted(node.children.length + node.hidden, "continuation"),
   ];
   byId("tree-node").textContent = parts.join(" · ") + (node.text === null ? "" : ` · “${node.text}”`);
 }
