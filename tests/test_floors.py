@@ -20,7 +20,7 @@ RUNTIME_FLOORS: tuple[tuple[str, ...], ...] = (
     ("tokenizer", "detokenize", "stops", "answer", "masks", "constrained", "preface", "chat", "grammar"),
     (
         *("runner", "cpu", "device", "loading", "graphs", "batch", "staging", "slot_table", "accelerator"),
-        *("kv", "sampler", "weights", "memory", "models", "packed", "pooling"),
+        *("kv", "oom", "sampler", "weights", "memory", "models", "packed", "pooling"),
     ),
     (
         *("scheduler", "planner", "admission", "roster", "view", "waiting", "holdings", "cascade", "invariants"),

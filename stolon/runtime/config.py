@@ -15,7 +15,7 @@ Pooling = Literal["mean", "cls", "last"]
 
 
 def flag(text: str, *also: str) -> dict[str, object]:
-    """Metadata of a field: its help text and further spellings of its flag."""
+    """Metadata of a field: its help text and further spellings of its flag (which switch it off, if it is on)."""
     return {"help": text, "also": also}
 
 
@@ -86,6 +86,14 @@ class EngineConfig:
             "share of free memory that the KV cache may take; 0.6 by default, 0.95 on a GPU",
             "--mem-fraction-static",
             "--gpu-memory-utilization",
+        ),
+    )
+    overlap: bool = field(
+        default=True,
+        metadata=flag(
+            "begin steps on a GPU before the ones before have ended",
+            "--disable-overlap-schedule",
+            "--no-async-scheduling",
         ),
     )
     threads: int | None = field(default=None, metadata=flag("compute threads on CPU; all cores by default"))

@@ -71,7 +71,9 @@ class Engine:
         self._scheduler = Scheduler(
             config.scheduler, runner.num_slots, runner.context_length, time.monotonic, runner.eos_token_ids
         )
-        self._core = EngineCore(self._scheduler, runner, self.tokenizer)
+        self._core = EngineCore(
+            self._scheduler, runner, self.tokenizer, overlap=config.overlap and runner.is_asynchronous
+        )
         self._ends = runner.eos_token_ids
         self._compiler = GrammarCompiler(
             self.tokenizer, runner.vocab_size, runner.eos_token_ids, backend=config.grammar_backend

@@ -10,6 +10,7 @@ from .config import EngineConfig
 from .cpu_runner import CpuRunner, choose_cpu_dtype
 from .device_runner import DeviceRunner, choose_device_dtype
 from .loading import Origin, Setup, checkpoint_origin, context_length
+from .oom import MemoryGuarded, out_of_memory
 from .sequence import Plan, Step
 
 
@@ -60,9 +61,15 @@ class ModelRunner:
         self.decoder = self._runner.decoder
         self.cache = self._runner.cache
 
+    @property
+    def is_asynchronous(self) -> bool:
+        """Whether a launch returns before its step is done, so that there is something to do meanwhile."""
+        return self.device.type != "cpu"
+
     def launch(self, plan: Plan) -> Step:
         """Begin the forward pass. A row's own fault will be its result's error, any other fails the step."""
-        return self._runner.launch(plan)
+        with out_of_memory():
+            return MemoryGuarded(self._runner.launch(plan))
 
 
 def wants_gpu(config: EngineConfig) -> bool:

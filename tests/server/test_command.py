@@ -186,6 +186,7 @@ def test_every_setting_has_a_flag_and_every_further_spelling_works() -> None:
     server, engine = parse(
         "--model tiny --host 127.0.0.2 --port 1234 --max-model-len 99 --max-total-tokens 5 --seed 3 --block-size 4 "
         "--chunked-prefill-size 64 --mem-fraction-static 0.5 --max-num-seqs 7 --disable-radix-cache --check "
+        "--disable-overlap-schedule "
         "--dtype bfloat16 --tokenizer t --served-model-name n --drain-seconds 1.5".split()
     )
     assert (server.host, server.port, server.drain_seconds) == ("127.0.0.2", 1234, 1.5)
@@ -198,6 +199,7 @@ def test_every_setting_has_a_flag_and_every_further_spelling_works() -> None:
         kv_tokens=5,
         memory_fraction=0.5,
         random_seed=3,
+        overlap=False,
         scheduler=SchedulerConfig(token_budget=64, max_running_requests=7, page_size=4, radix_cache=False, check=True),
     )
 

@@ -62,7 +62,7 @@ FOREIGN: tuple[Foreign, ...] = (
     _idle_value("--scheduling-policy", "priority is always honoured; the order of equals is --schedule-policy"),
     _idle_value("--schedule-conservativeness --watermark", "admission counts what is free and needs no factor"),
     _idle_value("--max-prefill-tokens", "a step has one budget, --token-budget"),
-    _idle("--disable-overlap-schedule --no-async-scheduling --async-scheduling", "steps overlap where that helps"),
+    _idle("--async-scheduling", "steps overlap on a GPU unless --no-overlap is given"),
     _idle("--disable-decode-cuda-graph", _GRAPHS),
     _idle_value("--cuda-graph-max-bs-decode --cuda-graph-bs", _GRAPHS),
     _idle("--enable-torch-compile", "nothing is compiled at run time"),

@@ -1,0 +1,136 @@
+"""A real model, its steps begun before the one before has ended or in ever smaller pieces: the answers are the same."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from stolon.lang.constraint import Constraint
+from stolon.lang.errors import EngineError
+from stolon.lang.types import SamplingParams
+from stolon.runtime.runner import ModelRunner
+from tests.runtime.answers import GREEDY, SEEDED, Answer, answer, answers, engine_of, random_prompt
+
+
+def schema(text: str) -> Constraint:
+    return Constraint("json_schema", text)
+
+
+PERSON = schema('{"type":"object","properties":{"name":{"type":"string","maxLength":5},"age":{"type":"integer"}},'
+                '"required":["name","age"],"additionalProperties":false}')  # fmt: skip
+RNG = random.Random(5)
+STEM = random_prompt(RNG, 40)
+KINDS: dict[str, tuple[SamplingParams, Constraint | None]] = {
+    "greedy": (GREEDY, None),
+    "seeded": (SEEDED, None),
+    "penalties": (replace(SEEDED, repetition_penalty=1.3, frequency_penalty=0.5, min_tokens=8), None),
+    "stop string": (replace(SEEDED, stop=("e", "th")), None),
+    "stop token": (replace(SEEDED, stop_token_ids=tuple(range(3, 60))), None),
+    "logprobs": (replace(GREEDY, logprobs=2, prompt_logprobs=1), None),
+    "fork": (replace(SEEDED, n=3, max_tokens=12), None),
+    "json": (replace(SEEDED, max_tokens=60), PERSON),
+    "json, stepwise": (replace(GREEDY, max_tokens=60, logprobs=0), PERSON),
+    "regex": (GREEDY, Constraint("regex", r"(yes|no), because of [a-z]{3,9}")),
+}
+
+
+@dataclass
+class Told:
+    tokens: list[int]
+    text: str
+    finish: str | None
+    matched: str | int | None
+    logprobs: list[float]
+
+
+def told(found: Answer) -> Told:
+    logprobs = [round(entry.logprob, 3) for entry in found.logprobs]
+    return Told(found.tokens, found.text, found.finish, found.matched, logprobs)
+
+
+async def all_kinds(checkpoint: Path, **settings: Any) -> list[list[Told]]:
+    engine = engine_of(checkpoint, **settings)
+    rng = random.Random(1)
+    jobs = [
+        answers(engine, STEM[: rng.randrange(5, 41)] + random_prompt(rng, 6), params, constraint=constraint)
+        for params, constraint in [*KINDS.values(), *KINDS.values()]
+    ]
+    try:
+        return [[told(one) for one in found] for found in await asyncio.gather(*jobs)]
+    finally:
+        await engine.close()
+        assert engine.scheduler_stats().running == 0
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"token_budget": 16}, {"kv_tokens": 200}, {"page_size": 16}, {"radix_cache": False, "token_budget": 7}],
+    ids=str,
+)
+async def test_answers_are_the_same_with_overlap_and_without(
+    tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any]
+) -> None:
+    expected = await all_kinds(tiny_checkpoint, **settings)
+    monkeypatch.setattr(ModelRunner, "is_asynchronous", True)
+    assert await all_kinds(tiny_checkpoint, **settings) == expected
+
+
+async def test_the_flag_turns_it_off(tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ModelRunner, "is_asynchronous", True)
+    engine = engine_of(tiny_checkpoint, overlap=False)
+    assert engine._core._pipeline is not None
+    assert not engine._core._pipeline.overlap
+    await engine.close()
+
+
+async def test_nothing_is_held_while_the_engine_sleeps(tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last answer ends by a stop; a step that was begun meanwhile must not keep its memory."""
+    monkeypatch.setattr(ModelRunner, "is_asynchronous", True)
+    engine = engine_of(tiny_checkpoint)
+    params, _ = KINDS["stop token"]
+    await answer(engine, random_prompt(RNG, 9), params)
+    assert await engine.flush_cache()
+    stats = engine.scheduler_stats()
+    assert (stats.running, stats.free) == (0, stats.total)
+    await engine.close()
+
+
+# -- a device without memory
+
+
+@dataclass
+class Greedy:
+    """Takes more memory than there is for more than `most` tokens, in earnest."""
+
+    hidden: Callable[..., Any]
+    most: int
+
+    def __call__(self, ids: Any, *others: Any) -> Any:
+        if len(ids) > self.most:
+            torch.empty(1 << 52)
+        return self.hidden(ids, *others)
+
+
+async def test_a_cpu_without_memory_computes_in_smaller_steps(tiny_checkpoint: Path) -> None:
+    engine = engine_of(tiny_checkpoint)
+    prompt = random_prompt(RNG, 40)
+    expected = await answer(engine, prompt, GREEDY)
+    await engine.flush_cache()
+    assert engine._core._pipeline is not None
+    decoder: Any = engine._core._pipeline._runner.decoder  # type: ignore[attr-defined]
+    decoder.hidden = Greedy(decoder.hidden, 3)
+    assert told(await answer(engine, prompt, GREEDY)) == told(expected)
+    decoder.hidden.most = 0
+    with pytest.raises(EngineError, match="no memory left") as caught:
+        await answer(engine, prompt, GREEDY)
+    assert caught.value.code == "out_of_memory"
+    decoder.hidden.most = 1000
+    assert told(await answer(engine, prompt, GREEDY)) == told(expected)
+    await engine.close()
