@@ -9,12 +9,15 @@ from typing import Any
 import aiohttp
 
 CHAT, TEXT, NATIVE, SCORE = "/v1/chat/completions", "/v1/completions", "/generate", "/score"
+RESPONSES, MESSAGES = "/v1/responses", "/v1/messages"
 LABELS, RERANK, TOKENIZE, DETOKENIZE, EMBED = "/v1/score", "/v1/rerank", "/tokenize", "/detokenize", "/v1/embeddings"
 HELLO = [{"role": "user", "content": "hello"}]
 GOOD: dict[str, dict[str, Any]] = {
     CHAT: {"model": "fake", "messages": HELLO, "max_tokens": 4},
     TEXT: {"model": "fake", "prompt": "hello", "max_tokens": 4},
     NATIVE: {"text": "hello", "sampling_params": {"max_new_tokens": 4}},
+    RESPONSES: {"model": "fake", "input": "hello", "max_output_tokens": 4},
+    MESSAGES: {"model": "fake", "messages": HELLO, "max_tokens": 4},
     SCORE: {"text": "hello", "options": [" a", " b"]},
     LABELS: {"query": "hello", "items": [" a", " b"], "label_token_ids": [97, 98]},
     RERANK: {"query": "hello", "documents": ["a", "b"]},

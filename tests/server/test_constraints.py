@@ -83,8 +83,8 @@ async def test_a_pydantic_model_is_parsed_from_the_answer(server: Running) -> No
 @pytest.mark.parametrize(
     ("route", "fields", "param", "told"),
     [
-        (CHAT, {"response_format": FORMAT}, "#/properties/a", "response_format.json_schema.schema#/properties/a"),
-        (TEXT, {"guided_json": SCHEMA}, "#", "guided_json#"),
+        (CHAT, {"response_format": FORMAT}, "/properties/a", "response_format.json_schema.schema#/properties/a"),
+        (TEXT, {"guided_json": SCHEMA}, "#", "guided_json"),
         (CHAT, {"structured_outputs": {"regex": "("}}, "regex", "structured_outputs.regex"),
         (NATIVE, {"sampling_params": {"regex": "("}}, "regex", "sampling_params.regex"),
         (CHAT, {"guided_choice": ["a"]}, None, "guided_choice"),

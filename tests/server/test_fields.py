@@ -12,23 +12,27 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
-from stolon.runtime.server import chat, completions, errors, generate, scoring
+from stolon.runtime.server import chat, completions, errors, generate, messages, responses, scoring
 from stolon.runtime.server.body import parse
 from stolon.runtime.server.errors import HttpError
 from stolon.runtime.server.fields import Field
-from tests.server.expected import CHAT, GOOD, SCORE, TEXT
+from tests.server.expected import CHAT, GOOD, MESSAGES, RESPONSES, SCORE, TEXT
 
 BODIES: dict[str, Field[dict[str, Any]]] = {
     "chat": chat.request_body(300),
     "completions": completions.request_body(300),
     "generate": generate.request_body(300),
     "score": scoring.REQUEST_BODY,
+    "responses": responses.request_body(300),
+    "messages": messages.REQUEST_BODY,
 }
 NEEDED: dict[str, dict[str, Any]] = {
     "chat": GOOD[CHAT],
     "completions": GOOD[TEXT],
     "generate": {},
     "score": GOOD[SCORE],
+    "responses": GOOD[RESPONSES],
+    "messages": GOOD[MESSAGES],
 }
 FIELDS = {name: sorted(cast("dict[str, Any]", body.schema["properties"])) for name, body in BODIES.items()}
 SCHEMAS = {name: Draft202012Validator(body.schema) for name, body in BODIES.items()}

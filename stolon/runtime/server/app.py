@@ -12,7 +12,21 @@ from typing import Any, NamedTuple
 from aiohttp import web
 
 from .. import limits
-from . import auth, chat, completions, dashboard, embeddings, errors, generate, ranking, scoring, status, tokenizing
+from . import (
+    auth,
+    chat,
+    completions,
+    dashboard,
+    embeddings,
+    errors,
+    generate,
+    messages,
+    ranking,
+    responses,
+    scoring,
+    status,
+    tokenizing,
+)
 from .fields import Field
 from .service import REQUEST_ID, Service
 
@@ -36,6 +50,9 @@ class Route(NamedTuple):
 ROUTES: tuple[Route, ...] = (
     Route("POST", "/v1/chat/completions", chat.answer, chat.request_body),
     Route("POST", "/v1/completions", completions.answer, completions.request_body),
+    Route("POST", "/v1/responses", responses.answer, responses.request_body),
+    Route("POST", "/v1/messages", messages.answer, messages.REQUEST_BODY),
+    Route("POST", "/v1/messages/count_tokens", messages.count, messages.COUNTED_BODY),
     Route("POST", "/v1/embeddings", embeddings.answer, embeddings.request_body),
     Route("POST", "/v1/score", ranking.score, ranking.score_body),
     Route("POST", "/v1/rerank", ranking.rerank, ranking.RERANK_BODY),

@@ -35,8 +35,7 @@ def admit(request: web.Request, keys: Keys) -> None:
 
     Decided on the route that was matched, never on what the request says its address is. Sets IS_ADMIN.
     """
-    scheme, _, key = request.headers.get("Authorization", "").partition(" ")
-    given = digest(key.strip(" ")) if scheme.lower() == "bearer" else b""
+    given = _given(request)
     is_admin = keys.admin is not None and hmac.compare_digest(given, keys.admin)
     request[IS_ADMIN] = is_admin
     resource = request.match_info.route.resource
@@ -47,6 +46,14 @@ def admit(request: web.Request, keys: Keys) -> None:
         raise _refusal("this route is the operator's: send the server's admin key as `Authorization: Bearer KEY`")
     if keys.user is not None and not hmac.compare_digest(given, keys.user):
         raise _refusal("send the server's key as `Authorization: Bearer KEY`")
+
+
+def _given(request: web.Request) -> bytes:
+    """Of the key that came; Anthropic's clients have a header of their own for it."""
+    scheme, _, key = request.headers.get("Authorization", "").partition(" ")
+    if scheme.lower() == "bearer":
+        return digest(key.strip(" "))
+    return digest(request.headers.get("X-Api-Key", "")) if not scheme else b""
 
 
 def _refusal(message: str) -> HttpError:

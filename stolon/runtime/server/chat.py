@@ -17,7 +17,6 @@ from .constraints import asked_constraint
 from .conversation import messages
 from .errors import invalid
 from .fields import Check, Field, Values, boolean, mapping, number, object_of
-from .formats.choose import Reading
 from .hearing import Spoken, finish_reason, listen
 from .prompts import check_model, fit
 from .sampling import UNSUPPORTED, StreamOptions, openai_params, openai_table
@@ -80,18 +79,11 @@ async def _question(engine: Engine, values: Values, settings: ServerConfig) -> t
     prepared = await prepare(engine, settings, _talk(values, settings))
     name, wanted = _max_tokens(values)
     params = openai_params(
-        _with_marks(values, prepared.reading),
+        prepared.shown(values),
         max_tokens=fit(engine, prepared.prompt, wanted, None, name),
         logprobs=_wanted_logprobs(values),
     )
-    question = Question(
-        prompt=prepared.prompt,
-        params=params,
-        salt=values.get("cache_salt", ""),
-        priority=values.get("priority", 0),
-        timeout_s=settings.request_timeout_s,
-        asked=prepared.asked,
-    )
+    question = prepared.question(params, values, settings.request_timeout_s)
     form = Form(
         id=wire.new_id("chatcmpl"),
         created=int(time.time()),
@@ -119,11 +111,6 @@ def _talk(values: Values, settings: ServerConfig) -> Talk:
         separate_reasoning=values.get("separate_reasoning", True),
         variables=values.get("chat_template_kwargs", {}),
     )
-
-
-def _with_marks(values: Values, reading: Reading) -> Values:
-    """Where calls begin with a control token, control tokens must be in the text."""
-    return {**values, "skip_special_tokens": False} if reading.has_control_marks else values
 
 
 def _continues(values: Values) -> bool:

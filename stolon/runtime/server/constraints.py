@@ -52,6 +52,14 @@ class Asked:
     path: str
     paths: tuple[str, ...] = ()
 
+    @classmethod
+    def schema(cls, text: str, path: str) -> Asked:
+        return cls(Constraint("json_schema", text), path)
+
+    @classmethod
+    def json_object(cls, path: str) -> Asked:
+        return cls(Constraint("json_object"), path)
+
 
 def _of(kind: Any, read: Field[str]) -> Field[Asked]:
     def check(path: str, value: object) -> Asked:
@@ -92,7 +100,7 @@ _GRAMMAR = string(LENGTHS["grammar"])
 def _true(path: str, value: object) -> Asked:
     if value is not True:
         raise _bad_schema(path, f"must be true where it is given, got {describe(value)}")
-    return Asked(Constraint("json_object"), path)
+    return Asked.json_object(path)
 
 
 _JSON_OBJECT: Field[Asked] = Field({"const": True}, _true)
@@ -159,10 +167,10 @@ def _response_format(path: str, value: object) -> Asked | None:
     if read["type"] == "json_schema":
         if "json_schema" not in read:
             raise missing(f"{path}.json_schema")
-        return Asked(Constraint("json_schema", read["json_schema"]["schema"]), f"{path}.json_schema.schema")
+        return Asked.schema(read["json_schema"]["schema"], f"{path}.json_schema.schema")
     if "json_schema" in read:
         raise invalid(f"{path}.json_schema is only for type 'json_schema'", f"{path}.json_schema")
-    return Asked(Constraint("json_object"), path) if read["type"] == "json_object" else None
+    return Asked.json_object(path) if read["type"] == "json_object" else None
 
 
 RESPONSE_FORMAT: Field[Asked | None] = Field(_FORMAT.schema, _response_format)
@@ -216,8 +224,12 @@ def _param(param: str | None, asked: Asked) -> str | None:
     """The field that `param`, the engine's word, is about; None: not about the constraint."""
     if param is None or param in _OWN_WORDS:
         return asked.path
-    if param.startswith("#"):
-        return asked.path + param
     if found := _IN_A_TAG.fullmatch(param):
-        return asked.paths[int(found[1])] + found[2]
-    return None
+        return _at(asked.paths[int(found[1])], found[2])
+    return _at(asked.path, param) if param.startswith(("#", "/")) else None
+
+
+def _at(path: str, pointer: str) -> str:
+    """A place in the JSON of a field; the root is the field itself."""
+    inside = pointer.removeprefix("#")
+    return f"{path}#{inside}" if inside else path

@@ -105,7 +105,7 @@ def clip(text: str) -> str:
     return "".join(c if c.isprintable() else "\ufffd" for c in text)
 
 
-def _kind(error: HttpError) -> str:
+def kind_of(error: HttpError) -> str:
     match error.status:
         case 401:
             return "authentication_error"
@@ -127,7 +127,7 @@ def body(error: HttpError) -> bytes:
     # a control character would take six bytes in JSON
     message = "".join(c if c.isprintable() or c == "\n" else "\ufffd" for c in message)
     param = None if error.param is None else clip(error.param)
-    content = {"message": message, "type": _kind(error), "param": param, "code": error.code}
+    content = {"message": message, "type": kind_of(error), "param": param, "code": error.code}
     encoded = json.dumps({"error": content}, ensure_ascii=False).encode()
     assert len(encoded) <= 4096
     return encoded

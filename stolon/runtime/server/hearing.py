@@ -24,15 +24,18 @@ class SpokenCall:
 class Spoken:
     """One complete answer.
 
+    pieces: in their order; the other fields are made of them
     thinking_tokens: how many tokens came before the first word or call
     """
 
+    pieces: list[Piece] = field(default_factory=list[Piece])
     text: str = ""
     thought: str = ""
     calls: list[SpokenCall] = field(default_factory=list[SpokenCall])
     thinking_tokens: int = 0
 
     def add(self, piece: Piece, format: ToolFormat | None) -> None:
+        self.pieces.append(piece)
         match piece:
             case Text(text):
                 self.text += text
@@ -118,6 +121,6 @@ async def listen(
                     found[delta.index].add(piece, reading.tools)
     for spoken, hearing, answer in zip(found, hearings, reply.answers, strict=True):
         spoken.thinking_tokens = hearing.thinking_tokens
-        if reading.is_plain:
-            spoken.text = answer.text
+        if reading.is_plain and answer.text:
+            spoken.add(Text(answer.text), None)
     return reply, found

@@ -7,9 +7,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from ...lang.types import SamplingParams
+from .answers import Question
 from .constraints import Asked
 from .conversation import Messages
 from .errors import invalid
+from .fields import Values
 from .formats import choose, thoughts
 from .formats.choose import Reading, ToolFormat
 from .prompts import chat_of, encode_chat
@@ -37,6 +40,20 @@ class Prepared:
     prompt: list[int]
     asked: Asked | None
     reading: Reading
+
+    def shown(self, values: Values) -> Values:
+        """The fields of a request; where calls begin with a control token, control tokens must be in the text."""
+        return {**values, "skip_special_tokens": False} if self.reading.has_control_marks else values
+
+    def question(self, params: SamplingParams, values: Values, timeout_s: float) -> Question:
+        return Question(
+            prompt=self.prompt,
+            params=params,
+            salt=values.get("cache_salt", ""),
+            priority=values.get("priority", 0),
+            timeout_s=timeout_s,
+            asked=self.asked,
+        )
 
 
 async def prepare(engine: Engine, settings: ServerConfig, talk: Talk) -> Prepared:

@@ -120,7 +120,7 @@ def _understood(text: str, names: Collection[str]) -> tuple[str, str] | None:
     try:
         found = cast("dict[str, Any]", json.loads(text))
         name = found.get("name")
-        given: Any = next((found[key] for key in _ARGUMENTS if key in found), {})
+        given = found.get("arguments", found.get("parameters", {}))
         arguments: object = json.loads(given) if isinstance(given, str) else given
     except (ValueError, RecursionError):
         return None

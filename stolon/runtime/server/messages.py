@@ -1,0 +1,194 @@
+"""POST /v1/messages and /v1/messages/count_tokens, in Anthropic's shape."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from aiohttp import web
+
+from ...lang.types import Delta, FinishReason, SamplingParams, Usage
+from ..limits import LENGTHS, NUMBERS
+from . import wire
+from .answers import Question, ask_all
+from .body import JsonObject, read_object
+from .errors import HttpError, kind_of
+from .fields import Check, Values, boolean, ignored, list_of, number, object_of, one_of, string
+from .hearing import Hearing, listen
+from .messages_blocks import Blocks
+from .messages_input import MESSAGES, SYSTEM, TOOL_CHOICE, TOOLS
+from .prompts import check_model, fit
+from .sampling import UNSUPPORTED
+from .service import Engine, Service
+from .settings import ServerConfig
+from .stream import send
+from .talk import Prepared, Talk, prepare
+from .tools import Choice, offer
+
+_UNSUPPORTED = {
+    **UNSUPPORTED,
+    "stop": "name it stop_sequences",
+    "max_completion_tokens": "name it max_tokens",
+    **dict.fromkeys(
+        ["container", "context_management", "mcp_servers", "inference_geo", "output_config", "output_format"],
+        "not available",
+    ),
+}
+_THINKING = object_of(
+    {"type": one_of("disabled")}, unsupported={"budget_tokens": "a budget cannot be kept", "display": "not available"}
+)
+_NUMBERS = "temperature top_p min_p seed priority frequency_penalty presence_penalty repetition_penalty".split()
+_CONVERSATION: dict[str, Check] = {
+    "model": string(LENGTHS["name"]),
+    "messages": MESSAGES,
+    "system": SYSTEM,
+    "tools": TOOLS,
+    "tool_choice": TOOL_CHOICE,
+    "thinking": _THINKING,
+    "cache_control": ignored,
+}
+COUNTED_BODY = object_of(_CONVERSATION, required=("model", "messages"), unsupported=_UNSUPPORTED)
+REQUEST_BODY = object_of(
+    {
+        **_CONVERSATION,
+        **{name: number(NUMBERS[name]) for name in _NUMBERS},
+        "max_tokens": number(NUMBERS["max_tokens"]),
+        "stop_sequences": list_of(string(LENGTHS["stop_characters"]), LENGTHS["stop"]),
+        "top_k": number(NUMBERS["top_k"]),
+        "stream": boolean,
+        "cache_salt": string(LENGTHS["cache_salt"]),
+        **dict.fromkeys(["metadata", "service_tier", "user_profile_id"], ignored),
+    },
+    required=("model", "messages", "max_tokens"),
+    unsupported=_UNSUPPORTED,
+)
+_AS_THEY_ARE = ("temperature top_p top_k min_p frequency_penalty presence_penalty repetition_penalty seed").split()
+
+
+async def answer(service: Service, request: web.Request) -> web.StreamResponse:
+    settings = service.settings
+    with service.admitted() as engine:
+        found = await read_object(request, limit_bytes=settings.body_limit_bytes, timeout_s=settings.body_timeout_s)
+        check_model(found, engine)
+        values = REQUEST_BODY("", found)
+        prepared = await _prepared(engine, values, settings)
+        question = _question(engine, values, prepared, settings.request_timeout_s)
+        form = _Form(engine.model_name, prepared, parallel=_choice(values)[1])
+        if values.get("stream", False):
+            return await send(service, request, ask_all(engine, [question]), _Events(form))
+        reply, (spoken,) = await listen(engine, question, form.reading, parallel=form.parallel)
+        blocks = Blocks(form.reading.tools)
+        for piece in spoken.pieces:
+            blocks.add(piece)
+        blocks.close()
+        (done,) = reply.answers
+        end = _end(done.finish, done.matched, len(spoken.calls))
+        whole = {**form.message(blocks.content), **end, "usage": _usage(reply.usage)}
+        return web.Response(body=wire.dumps(whole), content_type="application/json")
+
+
+async def count(service: Service, request: web.Request) -> web.StreamResponse:
+    """How long the prompt of a request would be."""
+    settings = service.settings
+    with service.admitted() as engine:
+        found = await read_object(request, limit_bytes=settings.body_limit_bytes, timeout_s=settings.body_timeout_s)
+        check_model(found, engine)
+        prepared = await _prepared(engine, COUNTED_BODY("", found), settings)
+        return web.Response(body=wire.dumps({"input_tokens": len(prepared.prompt)}), content_type="application/json")
+
+
+def _choice(values: Values) -> tuple[Choice | None, bool]:
+    return values.get("tool_choice", (None, True))
+
+
+async def _prepared(engine: Engine, values: Values, settings: ServerConfig) -> Prepared:
+    choice, parallel = _choice(values)
+    system = [{"role": "system", "content": values["system"]}] if values.get("system") else []
+    messages = [*system, *values["messages"]]
+    last = messages[-1]
+    talk = Talk(
+        messages=messages,
+        offer=offer(values.get("tools", []), choice, parallel=parallel),
+        # an answer may be begun for the model
+        continue_final=last["role"] == "assistant" and "tool_calls" not in last,
+        variables={"enable_thinking": False} if "thinking" in values else {},
+    )
+    return await prepare(engine, settings, talk)
+
+
+def _question(engine: Engine, values: Values, prepared: Prepared, timeout_s: float) -> Question:
+    params = SamplingParams(
+        max_tokens=fit(engine, prepared.prompt, values["max_tokens"], None, "max_tokens"),
+        stop=tuple(values.get("stop_sequences", ())),
+        skip_special_tokens=not prepared.reading.has_control_marks,
+        **{name: values[name] for name in _AS_THEY_ARE if name in values},
+    )
+    return prepared.question(params, values, timeout_s)
+
+
+def _end(finish: FinishReason | None, matched: str | int | None, calls: int) -> JsonObject:
+    """Why an answer ended."""
+    if finish == "length":
+        return {"stop_reason": "max_tokens", "stop_sequence": None}
+    if isinstance(matched, str):
+        return {"stop_reason": "stop_sequence", "stop_sequence": matched}
+    return {"stop_reason": "tool_use" if calls else "end_turn", "stop_sequence": None}
+
+
+def _usage(usage: Usage) -> JsonObject:
+    """Anthropic counts what was found in the cache apart."""
+    return {
+        "input_tokens": usage.prompt_tokens - usage.cached_tokens,
+        "cache_creation_input_tokens": 0,
+        "cache_read_input_tokens": usage.cached_tokens,
+        "output_tokens": usage.completion_tokens,
+    }
+
+
+class _Form:
+    """How one answer is written."""
+
+    def __init__(self, model: str, prepared: Prepared, *, parallel: bool) -> None:
+        self.reading = prepared.reading
+        self.parallel = parallel
+        self.prompt_tokens = len(prepared.prompt)
+        self._model = model
+        self._id = wire.new_id("msg").replace("-", "_")
+
+    def message(self, content: Sequence[JsonObject]) -> JsonObject:
+        head: JsonObject = {"id": self._id, "type": "message", "role": "assistant", "model": self._model}
+        return {**head, "content": list(content), "stop_reason": None, "stop_sequence": None}
+
+
+class _Events:
+    """Events of one streamed answer."""
+
+    def __init__(self, form: _Form) -> None:
+        self._form = form
+        self._hearing = Hearing(form.reading, parallel=form.parallel)
+        self._blocks = Blocks(form.reading.tools)
+        self._usage = Usage()
+        self._end: JsonObject = {}
+
+    def start(self) -> bytes:
+        usage = _usage(Usage(prompt_tokens=self._form.prompt_tokens))
+        return _all([{"type": "message_start", "message": {**self._form.message([]), "usage": usage}}])
+
+    def delta(self, place: int, delta: Delta) -> bytes:
+        if delta.usage is not None:
+            self._usage = delta.usage
+        events = [event for piece in self._hearing.hear(delta) for event in self._blocks.add(piece)]
+        if delta.finish is not None:
+            self._end = _end(delta.finish, delta.matched, self._hearing.calls)
+        return _all(events)
+
+    def end(self) -> bytes:
+        last: JsonObject = {"type": "message_delta", "delta": self._end, "usage": _usage(self._usage)}
+        return _all([*self._blocks.close(), last, {"type": "message_stop"}])
+
+    def error(self, error: HttpError) -> bytes:
+        said = {"type": kind_of(error), "message": error.message, "param": error.param, "code": error.code}
+        return _all([{"type": "error", "error": said}])
+
+
+def _all(events: Sequence[JsonObject]) -> bytes:
+    return b"".join(wire.event(event, str(event["type"])) for event in events)
