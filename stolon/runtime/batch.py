@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ..kernels.attention_cpu import AttentionRow, CpuAttention, SharedRows
+from ..kernels.attention_fixed import FixedAttention
 from ..kernels.reference import kv_write
 from .kv import KVCache
 from .sequence import Plan
@@ -52,19 +53,16 @@ def make_batch(plan: Plan, drawn: Sequence_[int] = ()) -> Batch:
 
 
 class PagedAttention:
-    """Attention of one batch over the pool; made once a step, called once a layer."""
+    """Attention of one batch over the pool; made once a step, called once a layer.
 
-    def __init__(self, batch: Batch, cache: KVCache, windows: tuple[int | None, ...]) -> None:
+    fixed: with bits that do not depend on the batch
+    """
+
+    def __init__(self, batch: Batch, cache: KVCache, windows: tuple[int | None, ...], *, fixed: bool = False) -> None:
         self._cache = cache
         self._slots = batch.slots
         self._windows = windows
-        key_bytes = cache.keys[0][0].nbytes
-        self._plans = {
-            window: CpuAttention(
-                batch.rows, batch.shared, window=window, key_bytes=key_bytes, dtype=cache.keys[0].dtype
-            )
-            for window in set(windows)
-        }
+        self._plans = {window: _plan(batch, cache, window, fixed=fixed) for window in set(windows)}
 
     def __call__(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         keys, values = self._cache.keys[layer], self._cache.values[layer]
@@ -72,3 +70,10 @@ class PagedAttention:
         kv_write(keys, values, self._slots, key.to(keys.dtype), value.to(keys.dtype))
         attended = self._plans[self._windows[layer]](query.to(keys.dtype), keys, values)
         return attended.to(query.dtype).flatten(1)
+
+
+def _plan(batch: Batch, cache: KVCache, window: int | None, *, fixed: bool) -> CpuAttention | FixedAttention:
+    if fixed:
+        return FixedAttention(batch.rows, window=window)
+    keys = cache.keys[0]
+    return CpuAttention(batch.rows, batch.shared, window=window, key_bytes=keys[0].nbytes, dtype=keys.dtype)

@@ -37,6 +37,10 @@ class CpuRunner:
 
     def __init__(self, setup: Setup) -> None:
         config, model, dtype = setup.config, setup.model, setup.dtype
+        _refuse_unsupported(config)
+        if config.deterministic:
+            # where threads part, a few numbers miss the vector's way of rounding, and where that is depends on the batch
+            torch.set_num_threads(1)
         options = _linear_options(config, model, dtype)
 
         def linear(weight: Tensor, bias: Tensor | None) -> Linear:
@@ -57,8 +61,18 @@ class CpuRunner:
         self.cache = KVCache(model, budget.tokens, dtype)
         self.memory_report = "\n".join((_weights_report(model, dtype, options), budget.report))
         self._frequencies = inverse_frequencies(model.rope, model.head_dim)
+        self._angles: tuple[Tensor, Tensor] | None = None
+        if config.deterministic:
+            # looked up: how many are computed at once may decide how they are rounded
+            self._angles = cos_sin(torch.arange(setup.context_length), self._frequencies, flow)
         self._eos = setup.eos_token_ids
         self._drawn: list[int] = []  # by row of the step launched last, once that has sampled
+
+    def _turns(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        if self._angles is None:
+            return cos_sin(positions, self._frequencies, self.decoder.dtype)
+        cos, sin = self._angles
+        return cos[positions], sin[positions]
 
     def launch(self, plan: Plan) -> CpuStep:
         """The forward pass; it is over when this returns. A row's own fault will be its result's error."""
@@ -66,14 +80,26 @@ class CpuRunner:
         with torch.inference_mode(), native_gemv():
             batch = make_batch(plan, self._drawn)
             wanted = Wanted.of(plan)
-            paged = PagedAttention(batch, self.cache, decoder.config.windows)
-            cos, sin = cos_sin(batch.positions, self._frequencies, decoder.dtype)
+            paged = PagedAttention(batch, self.cache, decoder.config.windows, fixed=self._angles is not None)
+            cos, sin = self._turns(batch.positions)
             attention = TurnedAttention(decoder.config, cos, sin, paged)
             keep = torch.tensor(wanted.indices, dtype=torch.int64)
             hidden = decoder.hidden(batch.ids, attention, keep)
         step = CpuStep(plan, wanted, hidden, decoder, self._eos)
         self._drawn = step.drawn
         return step
+
+
+def _refuse_unsupported(config: EngineConfig) -> None:
+    if config.deterministic and config.threads not in (None, 1):
+        raise InvalidRequest(
+            f"deterministic computes on one thread of a CPU, got threads={config.threads}; leave one of them out",
+            param="threads",
+        )
+    if config.quantization == "fp8":
+        raise InvalidRequest("quantization fp8 needs a GPU; use int8 or none on a CPU", param="quantization")
+    if config.kv_cache_dtype != "auto":
+        raise InvalidRequest(f"kv_cache_dtype {config.kv_cache_dtype} needs a GPU; use auto", param="kv_cache_dtype")
 
 
 def choose_cpu_dtype(config: EngineConfig, model: ModelConfig) -> torch.dtype:
@@ -95,6 +121,13 @@ def _linear_options(config: EngineConfig, model: ModelConfig, dtype: torch.dtype
             )
         return LinearOptions(packed=False, int8=True)
     options = LinearOptions(packed=packing_works(dtype))
+    if config.deterministic:
+        # a second, plain copy would compute single rows in another order
+        if not options.packed:
+            raise InvalidRequest(
+                "deterministic needs operators that this torch lacks for its CPU; leave it out", param="deterministic"
+            )
+        return options
     extra = model.linear_size * dtype.itemsize
     if (
         dtype == torch.bfloat16
