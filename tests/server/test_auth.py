@@ -188,13 +188,15 @@ def test_keys_are_compared_in_constant_time_only() -> None:
 
 
 def test_the_server_writes_no_file_and_runs_no_code_from_outside() -> None:
-    banned = {"pickle", "dill", "marshal", "shelve", "cloudpickle", "multiprocessing", "yaml", "joblib"}
+    banned = {"pickle", "dill", "marshal", "shelve", "cloudpickle", "multiprocessing", "joblib"}
     for path, tree in sources():
         for node in ast.walk(tree):
             if isinstance(node, ast.Import):
                 assert not banned & {alias.name.split(".")[0] for alias in node.names}, path.name
             if isinstance(node, ast.ImportFrom) and node.level == 0:
                 assert (node.module or "").split(".")[0] not in banned, path.name
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "yaml":
+                assert node.attr in ("safe_load", "YAMLError"), f"{path.name}:{node.lineno}"
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
                 assert node.func.id not in ("eval", "exec", "compile", "open", "__import__"), (
                     f"{path.name}:{node.lineno}"

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import logging
 import secrets
 import time
-from collections.abc import Awaitable, Callable
-from typing import Any, NamedTuple
+from collections.abc import Awaitable, Callable, Sequence
 
 from aiohttp import web
 
@@ -26,27 +26,15 @@ from . import (
     scoring,
     status,
     tokenizing,
+    wire,
 )
-from .fields import Field
+from .openapi import document
+from .route import Route, ServiceHandler
 from .service import REQUEST_ID, Service
 
 logger = logging.getLogger(__name__)
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-ServiceHandler = Callable[[Service, web.Request], Awaitable[web.StreamResponse]]
-
-Body = Field[dict[str, Any]]
-
-
-class Route(NamedTuple):
-    """body: what a request must bring, which may depend on the size of the vocabulary"""
-
-    method: str
-    path: str
-    handler: ServiceHandler
-    body: Body | Callable[[int], Body] | None = None
-
-
 ROUTES: tuple[Route, ...] = (
     Route("POST", "/v1/chat/completions", chat.answer, chat.request_body),
     Route("POST", "/v1/completions", completions.answer, completions.request_body),
@@ -79,10 +67,24 @@ ROUTES: tuple[Route, ...] = (
 )
 
 
+def _with_document(routes: Sequence[Route], keys: auth.Keys) -> list[Route]:
+    """`routes`, and the one that describes them all."""
+
+    @functools.lru_cache(maxsize=2)
+    def written(vocab_size: int) -> bytes:
+        return wire.dumps(document(every, vocab_size, needs_key=keys.user is not None))
+
+    async def answer(service: Service, request: web.Request) -> web.StreamResponse:
+        return web.Response(body=written(service.served.vocab_size), content_type="application/json")
+
+    every = [*routes, Route("GET", "/openapi.json", answer)]
+    return every
+
+
 def build_app(service: Service, keys: auth.Keys) -> web.Application:
     surroundings = _Surroundings(service, keys)
     app = web.Application(middlewares=[surroundings.around])
-    for route in ROUTES:
+    for route in _with_document(ROUTES, keys):
         bound = _bound(route.handler, service)
         app.router.add_route(route.method, route.path, bound, expect_handler=_say_nothing_yet)
     app.on_response_prepare.append(_finish_headers)
