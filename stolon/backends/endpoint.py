@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from ..lang.backend import Backend, Capabilities, GenerateRequest
+from ..lang.constraint import Constraint
 from ..lang.errors import BackendRequestError, UnsupportedError
 from ..lang.prompt import Prompt
 from ..lang.types import Delta, Score, Usage
@@ -23,10 +24,11 @@ from .native_protocol import NativeProtocol
 from .openai_protocol import OpenAIProtocol, Served
 from .per_loop import PerLoop
 from .retry import RetryPolicy
+from .wire_forms import SERVED
 
 T = TypeVar("T")
 
-_STOLON = Capabilities(params=NATIVE.params, score=True)
+_STOLON = Capabilities(params=NATIVE.params, score=True, constraints=SERVED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +121,9 @@ class RuntimeEndpoint(Backend):
         async with aclosing(protocol.stream(request)) as deltas:
             async for delta in deltas:
                 yield delta
+
+    async def check(self, constraint: Constraint) -> None:
+        (await self._learned()).openai.check(constraint)
 
     async def score(self, prompt: Prompt, options: Sequence[str], *, unconditional: bool = False) -> list[Score]:
         server = await self._learned()

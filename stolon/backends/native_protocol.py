@@ -16,6 +16,7 @@ from .foreign_scores import score_by_generate
 from .jsonvalue import Json, as_list, as_object
 from .native_answers import NativeReader
 from .turns import turns_of
+from .wire_forms import native_fields
 
 
 class NativeProtocol:
@@ -34,6 +35,8 @@ class NativeProtocol:
         sampling = copied_params(params, NATIVE.names) | {"max_new_tokens": params.max_tokens}
         if params.logit_bias:
             sampling["logit_bias"] = {str(token): bias for token, bias in params.logit_bias}
+        if request.constraint is not None:
+            sampling |= native_fields(request.constraint)
         body: Json = {**self.prompt_fields(request.prompt), "sampling_params": sampling, "stream": True}
         if self._is_stolon:
             body["incremental"] = True

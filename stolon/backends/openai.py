@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ..lang.backend import Backend, Capabilities, GenerateRequest
+from ..lang.constraint import Constraint
 from ..lang.prompt import Prompt
 from ..lang.types import Delta, Score, Usage
 from .addresses import checked_url
@@ -110,6 +111,9 @@ class OpenAI(Backend):
                 if delta.usage is not None:
                     self.token_usage.add(delta.usage)
                 yield delta
+
+    async def check(self, constraint: Constraint) -> None:
+        self._protocol.check(constraint)
 
     async def score(self, prompt: Prompt, options: Sequence[str], *, unconditional: bool = False) -> list[Score]:
         return await self._protocol.score(prompt, options, unconditional=unconditional)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ..lang.backend import Capabilities, GenerateRequest
+from ..lang.constraint import Constraint
 from ..lang.errors import BackendProtocolError, BackendRequestError, InvalidRequest, UnsupportedError
 from ..lang.prompt import Prompt, Text
 from ..lang.types import Delta, SamplingParams, Score, Usage
@@ -17,8 +18,11 @@ from .deadline import Deadline
 from .dialects import Dialect, copied_params, unsupported
 from .exchange import Exchange
 from .foreign_scores import score_by_echo, score_by_prompt_logprobs
-from .jsonvalue import Json, as_object
+from .jsonvalue import Json
+from .strict_schema import StrictForm
+from .strict_undo import StrictUndo
 from .turns import turns_of
+from .wire_forms import SERVED, STRICT, check_answerable, openai_fields, strict
 
 CHAT_PATH = "/chat/completions"
 COMPLETIONS_PATH = "/completions"
@@ -59,8 +63,26 @@ class Served:
             continue_assistant=self.is_chat is False or self.dialect.continues,
             score=self.scores,
             choose=self.is_chat is not False,
-            refusals=(*self.dialect.refusals(), *(() if self.scores else (_NO_METHODS,))),
+            constraints=self._constraints(),
+            refusals=(*self.dialect.refusals(), *(() if self.scores else (_NO_METHODS,)), *self._no_forms()),
         )
+
+    def _constraints(self) -> frozenset[str]:
+        if self.dialect.name != "openai":
+            return SERVED
+        return frozenset() if self.is_chat is False else STRICT
+
+    def _no_forms(self) -> tuple[tuple[str, str], ...]:
+        """Why it holds an answer to no such form."""
+        if self.dialect.name != "openai":
+            return ()
+        if self.is_chat is False:
+            return tuple((kind, "completion models take no form for their answers") for kind in SERVED)
+        return (("grammar", "the OpenAI protocol has no grammars; use json_schema or regex"),)
+
+
+# tokens that the wrapper of an answer may cost beyond those of the answer
+_WRAPPING = 16
 
 
 class OpenAIProtocol:
@@ -86,6 +108,11 @@ class OpenAIProtocol:
             body["logit_bias"] = {str(token): bias for token, bias in params.logit_bias}
         if request.priority and served.dialect.any_prompt:
             body["priority"] = request.priority
+        if request.constraint is not None:
+            body |= openai_fields(request.constraint, served.dialect.name)
+            if self._undo(request) is not None:
+                params = replace(params, max_tokens=params.max_tokens + _WRAPPING)
+                request = replace(request, params=params)
         if served.is_chat is False or (served.is_chat is None and not request.prompt.has_roles()):
             path = served.root + COMPLETIONS_PATH
             return path, {**body, **self._completion_fields(request), **served.extra}
@@ -111,15 +138,30 @@ class OpenAIProtocol:
             fields["logprobs"] = request.params.logprobs
         return fields
 
+    def check(self, constraint: Constraint) -> None:
+        """Raises UnsupportedError for a form that cannot be sent, or whose answer cannot be checked."""
+        kind = constraint.kind
+        if kind not in self.served.capabilities().constraints:
+            why = dict(self.served.capabilities().refusals).get(kind, "this server has no field for it")
+            raise UnsupportedError(f"the form {kind!r} cannot be honoured: {why}", param=kind)
+        check_answerable(constraint)
+        openai_fields(constraint, self.served.dialect.name)
+
+    def _undo(self, request: GenerateRequest) -> StrictForm | None:
+        """What an answer to `request` has to be changed back from."""
+        if request.constraint is None or self.served.dialect.name != "openai":
+            return None
+        return strict(request.constraint)
+
     async def stream(self, request: GenerateRequest) -> AsyncGenerator[Delta, None]:
         path, body = self.body(request)
-        async with aclosing(self._deltas(path, body, request)) as deltas:
-            async for delta in deltas:
-                yield delta
+        form = self._undo(request)
 
-    async def _deltas(self, path: str, body: Json, request: GenerateRequest) -> AsyncGenerator[Delta, None]:
-        def attempt(deadline: Deadline) -> AsyncGenerator[Delta, None]:
-            return self._attempt(path, body, request.params.n, deadline)
+        async def attempt(deadline: Deadline) -> AsyncGenerator[Delta, None]:
+            undos = [StrictUndo(form) for _ in range(request.params.n)] if form is not None else None
+            async with aclosing(self._attempt(path, body, request.params.n, deadline)) as deltas:
+                async for delta in deltas:
+                    yield delta if undos is None else _undone(delta, undos[delta.index])
 
         async with aclosing(self.exchange.answer(attempt, request.timeout_s)) as deltas:
             async for delta in deltas:
@@ -144,18 +186,22 @@ class OpenAIProtocol:
                 yield delta
 
     async def choose(self, request: GenerateRequest, options: Sequence[str]) -> tuple[str, Usage]:
-        """Exactly one of `options`, by a JSON schema that allows nothing else."""
+        """Exactly one of `options`, as a form that allows nothing else."""
         if self.served.is_chat is False:
             raise UnsupportedError(f"{self.served.model} is a completion model and takes no schema for its answer")
-        path, body = self.body(_whole_answer(request, options))
-        body["response_format"] = _schema_of(options)
         parts: list[str] = []
         usage = Usage(requests=1)
-        async with aclosing(self._deltas(path, body, request)) as deltas:
+        async with aclosing(self.stream(_choosing(request, options))) as deltas:
             async for delta in deltas:
                 parts.append(delta.text)
                 usage = delta.usage or usage
-        return _chosen("".join(parts), options), usage
+        text = "".join(parts)
+        if text not in options:
+            raise BackendProtocolError(
+                f"the server did not keep to the options it was given; it answered {text[:200]!r}. "
+                "Does this server honour response_format?"
+            )
+        return text, usage
 
     async def score(self, prompt: Prompt, options: Sequence[str], *, unconditional: bool) -> list[Score]:
         """Raises UnsupportedError where the server tells no log-probabilities of a prompt."""
@@ -172,29 +218,18 @@ class OpenAIProtocol:
         return await by(self.exchange, asked, unconditional=unconditional)
 
 
-def _whole_answer(request: GenerateRequest, options: Sequence[str]) -> GenerateRequest:
-    """`request` for one answer, with room for the longest option as JSON."""
+def _choosing(request: GenerateRequest, options: Sequence[str]) -> GenerateRequest:
+    """`request` for one of `options`, with room for the longest of them."""
     if not options:
         raise InvalidRequest("choose needs at least one option, got none", param="choices")
     room = max(len(json.dumps(option)) for option in options) + 32  # a token has at least one character
     params = replace(request.params, n=1, stop=(), logprobs=None, max_tokens=max(request.params.max_tokens, room))
-    return replace(request, params=params)
+    choices = Constraint("choices", choices=tuple(dict.fromkeys(options)))
+    return replace(request, params=params, constraint=choices)
 
 
-def _schema_of(options: Sequence[str]) -> Json:
-    answer = {"type": "string", "enum": list(dict.fromkeys(options))}
-    schema = {"type": "object", "properties": {"answer": answer}, "required": ["answer"], "additionalProperties": False}
-    return {"type": "json_schema", "json_schema": {"name": "choice", "strict": True, "schema": schema}}
-
-
-def _chosen(text: str, options: Sequence[str]) -> str:
-    try:
-        answer: object = (as_object(json.loads(text)) or {}).get("answer")
-    except ValueError:
-        answer = None
-    if not isinstance(answer, str) or answer not in options:
-        raise BackendProtocolError(
-            f"the server did not keep to the options it was given; it answered {text[:200]!r}. "
-            "Does this server honour response_format?"
-        )
-    return answer
+def _undone(delta: Delta, undo: StrictUndo) -> Delta:
+    text = undo.feed(delta.text)
+    if delta.finish is not None:
+        text += undo.finish(whole=delta.finish == "stop" and not isinstance(delta.matched, str))
+    return replace(delta, text=text)

@@ -66,8 +66,7 @@ def _has_constraint(node: Gen[Any]) -> bool:
 def _read(info: Info, form: Form, params: SamplingParams, *, checks: bool) -> Info:
     if form.trims:
         info = replace(info, text=info.text.rstrip(_SPACES))
-    # where the program's own stop ended the answer, it is what the program asked for
-    if checks and form.constraint is not None and info.matched is None:
+    if checks and form.constraint is not None and not _is_stopped(info, params):
         wrong = problem(form.constraint, info.text)
         if wrong is not None:
             raise (
@@ -83,6 +82,13 @@ def _read(info: Info, form: Form, params: SamplingParams, *, checks: bool) -> In
         if info.finish == "length":
             raise _incomplete(info, form, params) from error
         raise BackendProtocolError(f"the answer is no {form.shown}: {error}; it is {_shown(info.text)}") from error
+
+
+def _is_stopped(info: Info, params: SamplingParams) -> bool:
+    """Whether a stop of the program's own ended the answer, which is then what the program asked for."""
+    if isinstance(info.matched, str):
+        return info.matched in params.stop or bool(params.stop_regex)
+    return info.matched in params.stop_token_ids  # the model's own end is told as a token, too
 
 
 def _incomplete(info: Info, form: Form, params: SamplingParams) -> BackendError:
