@@ -21,8 +21,8 @@ def check(config: SchedulerConfig, roster: Roster, plan: Plan | None = None, in_
     plan: one that was made just now; in_flight: those that were made and have not ended, it included
     """
     holdings = roster.holdings
-    check_tree(holdings.tree, Counter(s.node for s in roster.running), Counter(holdings.pinned_nodes()))
-    _check_slots(holdings, roster.running)
+    nodes = check_tree(holdings.tree, Counter(s.node for s in roster.running), Counter(holdings.pinned_nodes()))
+    _check_slots(holdings, nodes, roster.running)
     for sequence in roster.running:
         _check_running(holdings, sequence)
     _check_waiting(config, roster)
@@ -40,48 +40,53 @@ def ensure(claim: bool, message: str, *values: object) -> None:
 # -- tree
 
 
-def check_tree(tree: RadixTree, holders: Counter[RadixNode | None], pinners: Counter[RadixNode]) -> None:
-    """holders, pinners: how many hold, or pin, exactly that node."""
+def check_tree(tree: RadixTree, holders: Counter[RadixNode | None], pinners: Counter[RadixNode]) -> list[RadixNode]:
+    """holders, pinners: how many hold, or pin, exactly that node. Returns all nodes."""
     cached = evictable = pinned = loose = 0
-    for node in tree.nodes():
+    nodes = list(tree.nodes())
+    for node in nodes:
         size = len(node.key)
         _check_node(tree, node)
-        locks = holders[node] + sum(c.locks > 0 for c in node.children.values())
+        # `get`, as a Counter is slow to say 0
+        locks, pins = holders.get(node, 0), pinners.get(node, 0)
+        for child in node.children.values():
+            locks += child.locks > 0
+            pins += child.pins > 0
         ensure(node.locks == locks, "a node's locks are not those of its holders and children", node, locks)
-        pins = pinners[node] + sum(c.pins > 0 for c in node.children.values())
         ensure(node.pins == pins, "a node's pins are not those of its programs and children", node, pins)
         cached += size
-        pinned += size * (node.pins > 0)
-        loose += size * (node.pins > 0 and not node.locks)
-        if not (node.locks or node.pins):
+        if pins:
+            pinned += size
+            loose += 0 if locks else size
+        elif not locks:
             evictable += size
             ensure(bool(node.children) or node.queued, "an evictable leaf is not queued for eviction", node)
     counted = (cached, evictable, pinned, loose)
     kept = (tree.cached, tree.evictable, tree.pinned, tree.loose)
     ensure(counted == kept, "the tree's totals are wrong: counted, kept", counted, kept)
+    return nodes
 
 
 def _check_node(tree: RadixTree, node: RadixNode) -> None:
-    size, parent = len(node.key), node.parent
+    size, parent, edge = len(node.key), node.parent, node.edge
     ensure(node.alive and parent is not None, "a dead node is in the tree", node)
     ensure(size > 0 and size % tree.page_size == 0, "a node's key is not a whole number of pages", node)
     ensure(len(node.slots) == size, "a node has as many slots as tokens", node, len(node.slots))
     if parent is not None:
-        ensure(parent.children.get(node.edge) is node, "a node is not its parent's child", node)
-        ensure(node.start == parent.end, "a node does not begin where its parent ends", node)
+        ensure(parent.children.get(edge) is node, "a node is not its parent's child", node)
+        ensure(node.end - size == parent.end, "a node does not begin where its parent ends", node)
         first = node.key[0] if tree.page_size == 1 else node.key[: tree.page_size].tobytes()
-        edge = node.edge[1] if isinstance(node.edge, tuple) else node.edge
-        ensure(edge == first, "a node hangs under another's first page", node, node.edge)
-        ensure(isinstance(node.edge, tuple) == (parent is tree.root), "salts stand below the root only", node)
+        ensure((edge[1] if isinstance(edge, tuple) else edge) == first, "a node hangs under another's first page", node)
+        ensure(isinstance(edge, tuple) == (parent is tree.root), "salts stand below the root only", node)
 
 
 # -- slots
 
 
-def _check_slots(holdings: Holdings, running: list[Sequence]) -> None:
+def _check_slots(holdings: Holdings, nodes: list[RadixNode], running: list[Sequence]) -> None:
     """Every slot is free, or in the tree, or one sequence's, or used until a step ends: exactly one of these."""
     parts = [holdings.pool.free_slots()]
-    parts += [node.slots for node in holdings.tree.nodes()]
+    parts += [node.slots for node in nodes]
     parts += holdings.pool.used_slots()
     for sequence in running:
         if sequence.node is not None:

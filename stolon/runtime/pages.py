@@ -97,5 +97,11 @@ class PagePool:
         """All free slots, unordered; for checks."""
         return self._slots_of(self._stack[: self._top])
 
+    def is_free(self, slots: NDArray[np.int32]) -> bool:
+        """Whether any of them is; for checks."""
+        return bool(self._is_free[slots // self.page_size].any())
+
     def _slots_of(self, pages: NDArray[np.int32]) -> NDArray[np.int32]:
+        if self.page_size == 1:
+            return pages
         return np.ravel(pages[:, None] * self.page_size + self._within)

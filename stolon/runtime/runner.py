@@ -18,6 +18,7 @@ class ModelRunner:
     """One model and its KV cache on one device.
 
     num_slots: size of the KV cache in tokens; context_length: longest prompt and answer
+    is_asynchronous: a launch returns before its step is done, so that other work can be done meanwhile
     memory_report: what weights and KV cache take and why, for people to read
     """
 
@@ -51,6 +52,7 @@ class ModelRunner:
         with torch.inference_mode():
             self._runner = CpuRunner(setup) if accelerator is None else DeviceRunner(setup, accelerator)
         self.device = torch.device("cpu") if accelerator is None else accelerator.device
+        self.is_asynchronous = accelerator is not None
         self.dtype = setup.dtype
         self.model_config = model
         self.context_length = setup.context_length
@@ -60,11 +62,6 @@ class ModelRunner:
         self.memory_report = self._runner.memory_report
         self.decoder = self._runner.decoder
         self.cache = self._runner.cache
-
-    @property
-    def is_asynchronous(self) -> bool:
-        """Whether a launch returns before its step is done, so that there is something to do meanwhile."""
-        return self.device.type != "cpu"
 
     def launch(self, plan: Plan) -> Step:
         """Begin the forward pass. A row's own fault will be its result's error, any other fails the step."""

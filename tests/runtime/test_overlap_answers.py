@@ -15,7 +15,11 @@ import torch
 from stolon.lang.constraint import Constraint
 from stolon.lang.errors import EngineError
 from stolon.lang.types import SamplingParams
-from stolon.runtime.runner import ModelRunner
+from stolon.runtime.accelerator import HostAccelerator
+from stolon.runtime.core import EngineCore
+from stolon.runtime.scheduler import Scheduler
+from stolon.runtime.sequence import Runner
+from stolon.runtime.tokenizer import Tokenizer
 from tests.runtime.answers import GREEDY, SEEDED, Answer, answer, answers, engine_of, random_prompt
 
 
@@ -69,31 +73,42 @@ async def all_kinds(checkpoint: Path, **settings: Any) -> list[list[Told]]:
         assert engine.scheduler_stats().running == 0
 
 
+@pytest.fixture
+def host(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The path of a GPU, on a CPU that plays its part."""
+    monkeypatch.setattr("stolon.runtime.runner.wants_gpu", lambda config: True)
+    monkeypatch.setattr("stolon.runtime.runner.cuda_accelerator", HostAccelerator)
+
+
+def overlapping(scheduler: Scheduler, runner: Runner, tokenizer: Tokenizer, *, overlap: bool) -> EngineCore:
+    """The CPU's own path, with steps begun before the ones before have landed."""
+    assert not overlap
+    return EngineCore(scheduler, runner, tokenizer, overlap=True)
+
+
 @pytest.mark.parametrize(
-    "settings",
-    [{}, {"token_budget": 16}, {"kv_tokens": 200}, {"page_size": 16}, {"radix_cache": False, "token_budget": 7}],
-    ids=str,
+    "settings", [{}, {"token_budget": 16, "kv_tokens": 200}, {"page_size": 16, "radix_cache": False}], ids=str
 )
 async def test_answers_are_the_same_with_overlap_and_without(
     tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any]
 ) -> None:
     expected = await all_kinds(tiny_checkpoint, **settings)
-    monkeypatch.setattr(ModelRunner, "is_asynchronous", True)
+    monkeypatch.setattr("stolon.runtime.engine.EngineCore", overlapping)
     assert await all_kinds(tiny_checkpoint, **settings) == expected
 
 
-async def test_the_flag_turns_it_off(tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ModelRunner, "is_asynchronous", True)
-    engine = engine_of(tiny_checkpoint, overlap=False)
-    assert engine._core._pipeline is not None
-    assert not engine._core._pipeline.overlap
-    await engine.close()
+@pytest.mark.usefixtures("host")
+async def test_answers_of_a_gpu_s_path_are_the_same_with_overlap_and_without(tiny_checkpoint: Path) -> None:
+    expected = await all_kinds(tiny_checkpoint, overlap=False, max_running_requests=16, token_budget=64)
+    assert await all_kinds(tiny_checkpoint, max_running_requests=16, token_budget=64) == expected
 
 
-async def test_nothing_is_held_while_the_engine_sleeps(tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("host")
+async def test_nothing_is_held_while_the_engine_sleeps(tiny_checkpoint: Path) -> None:
     """The last answer ends by a stop; a step that was begun meanwhile must not keep its memory."""
-    monkeypatch.setattr(ModelRunner, "is_asynchronous", True)
-    engine = engine_of(tiny_checkpoint)
+    engine = engine_of(tiny_checkpoint, max_running_requests=4, token_budget=32)
+    assert engine._core._pipeline is not None
+    assert engine._core._pipeline.overlap
     params, _ = KINDS["stop token"]
     await answer(engine, random_prompt(RNG, 9), params)
     assert await engine.flush_cache()

@@ -8,6 +8,9 @@ from dataclasses import dataclass, field
 from typing import Literal
 from zlib import crc32
 
+import numpy as np
+from numpy.typing import NDArray
+
 from stolon.lang.errors import EngineError
 from stolon.lang.types import SamplingParams, TokenLogprob
 from stolon.runtime.sequence import Masks, OutOfMemory, Plan, Row, RowResult, Sequence
@@ -129,10 +132,16 @@ class FakeModel:
 
 @dataclass(slots=True)
 class Work:
-    """A row as it was when it was launched; the scheduler may have changed its mind since. slots: up to its end"""
+    """A row as it was when it was launched; the scheduler may have changed its mind since. used: slots up to its end"""
 
     row: Row
+    used: NDArray[np.int32]
     slots: list[int]
+
+    @staticmethod
+    def of(row: Row) -> Work:
+        used = row.sequence.slots[: row.start + row.length].copy()
+        return Work(row, used, used.tolist())
 
     @property
     def counts(self) -> bool:
@@ -141,7 +150,7 @@ class Work:
 
 class FakeStep:
     def __init__(self, model: FakeModel, plan: Plan, faults: Faults) -> None:
-        self.work = [Work(row, row.sequence.slots[: row.start + row.length].tolist()) for row in plan.rows]
+        self.work = [Work.of(row) for row in plan.rows]
         self._model = model
         self._faults = faults
         self._allowed: dict[int, list[int]] = {}

@@ -246,14 +246,15 @@ class World:
 
     def _check_in_flight(self, plan: Plan | None) -> None:
         """What a step uses that is under way is not free, and nobody else is about to write it."""
-        free = set(self.scheduler.holdings.pool.free_slots().tolist())
+        pool = self.scheduler.holdings.pool
         for work in (work for step in self.model.in_flight for work in step.work):
-            used, sequence = set(work.slots), work.row.sequence
-            self._expect(used.isdisjoint(free), f"slots of sequence {sequence.id} are free, and a step uses them")
+            sequence = work.row.sequence
+            if pool.is_free(work.used):
+                raise SimulationError(f"slots of sequence {sequence.id} are free, and a step uses them")
             for row in plan.rows if plan else ():
                 written = row.sequence.slots[row.start : row.start + row.length].tolist()
-                own = row.sequence is sequence
-                self._expect(own or used.isdisjoint(written), f"a row writes what sequence {sequence.id} uses")
+                if row.sequence is not sequence and not set(written).isdisjoint(work.slots):
+                    raise SimulationError(f"a row writes what sequence {sequence.id} uses")
 
     def _watched_commit(self, plan: Plan, results: list[RowResult]) -> list[Sequence]:
         self._check_in_flight(None)
