@@ -211,13 +211,13 @@ class World:
         scheduler = self.scheduler
         self.steps += 1
         self._refused = self._planned = False
-        landed = self.pipeline.turn()
+        flew = self.pipeline.in_flight
+        self.pipeline.turn()  # what it returns refers to sequences, and `_end` counts who does
         if not self.calm:
             self._stop_someone()
         ended = scheduler.reap()
-        busy = self._planned or self.pipeline.in_flight or bool(landed)
-        del landed  # it refers to sequences, and `_end` counts who does
-        self._expect(bool(busy or ended or self._refused or not scheduler.has_work), "there is work, but no plan")
+        busy = flew or self._planned or ended or self._refused or not scheduler.has_work
+        self._expect(bool(busy), "there is work, but no plan")
         for sequence in ended:
             self._end(sequence)
         return self._planned
