@@ -15,7 +15,7 @@ class Planner:
 
     def __init__(self, config: SchedulerConfig, roster: Roster) -> None:
         self._config = config
-        self._roster = roster
+        self.roster = roster
         self._holdings = roster.holdings
         self._turn = 0
         self._decoded: list[RadixNode | None] = []  # by row of the plan that is being made; None: not a decode row
@@ -26,7 +26,7 @@ class Planner:
         """Returns what is left of the budget. resting: gets no row"""
         decoding: list[Sequence] = []
         chunks: list[Sequence] = []
-        for sequence in self._roster.running:
+        for sequence in self.roster.running:
             if sequence.is_finished or sequence is resting or (sequence.in_flight and not goes_on(sequence)):
                 continue
             (decoding if is_decoding(sequence) else chunks).append(sequence)
@@ -62,13 +62,13 @@ class Planner:
             need = sum(s.computed == s.allocated for s in decoding) * size
             if not need or self._holdings.reserve(need):
                 break
-            victim = self._roster.youngest()
+            victim = self.roster.youngest()
             if victim is None:  # all others are in a step already, or there are none
                 left_out = decoding.pop()
-                if len(self._roster.running) == 1 and not left_out.in_flight:
+                if len(self.roster.running) == 1 and not left_out.in_flight:
                     self._give_up(left_out)
             else:
-                self._roster.preempt(victim)
+                self.roster.preempt(victim)
                 decoding = [s for s in decoding if s is not victim]
         return decoding
 
@@ -101,7 +101,7 @@ class Planner:
             f"{len(sequence.tokens)} tokens do not fit: lower max_tokens or raise --kv-tokens",
             code="kv_cache_full",
         )
-        self._roster.mark(sequence, error=error)
+        self.roster.mark(sequence, error=error)
 
     def plan_chunk(self, plan: Plan, sequence: Sequence, budget: int) -> int:
         """A row for the next tokens of a prompt in progress; returns how many."""
@@ -130,21 +130,21 @@ class Planner:
             beyond = max(sequence.computed - sequence.num_prompt, 0)
             tokens = max(tokens - beyond, 0)
             sequence.cached = (sequence.cached or 0) + tokens
-            self._roster.counters.cached += tokens
+            self.roster.counters.cached += tokens
 
     def uncount_cached(self, sequence: Sequence) -> None:
         """It was taken back to `computed`; what it finds in the cache from there on counts anew."""
         lost = (sequence.cached or 0) - sequence.computed
         if lost > 0 and not sequence.preemptions:
             sequence.cached = sequence.computed
-            self._roster.counters.cached -= lost
+            self.roster.counters.cached -= lost
 
     def _fit(self, sequence: Sequence, length: int, *, alone: bool) -> int:
         """As much of `length` as memory allows, preempting whoever is younger.
 
         alone: the step has no rows yet
         """
-        holdings, roster = self._holdings, self._roster
+        holdings, roster = self._holdings, self.roster
         while True:
             short = holdings.round_up(max(sequence.computed + length - sequence.allocated, 0))
             if holdings.reserve(short):

@@ -26,10 +26,10 @@ from .invariants import check
 from .metrics import Counters, SchedulerStats
 from .pages import PagePool
 from .planner import Planner
-from .radix import RadixNode
 from .roster import Roster
 from .sequence import Plan, Row, RowResult, Sequence
 from .throttle import Throttle, out_of_memory
+from .undo import take_back
 from .view import View, view_requests, view_tree
 
 
@@ -242,31 +242,7 @@ class Scheduler:
                 self.abort(row.sequence, out_of_memory(reason))
 
     def _undo(self, plan: Plan, rows: list[Row], *, spoilt: bool) -> None:
-        """Forget what these rows of `plan` and later ones of their sequences wrote.
-
-        spoilt: also what their sequences wrote before and nobody else holds
-        Whoever shares a forgotten node goes back to what stands before it and computes from there by itself; what it
-        computes in steps that are in flight is void.
-        """
-        suspects: set[RadixNode] = set()
-        for row in rows:
-            suspects.update(_written(row.sequence, plan.step, spoilt=spoilt))
-        void = {row.sequence for row in rows}
-        with self.holdings.pool.used_until(self._in_flight[-1].step if self._in_flight else 0):
-            for sequence in self.roster.running:
-                path = sequence.node.path() if sequence.node else ()
-                tops = [node.parent for node in path if node in suspects]
-                if tops and tops[-1] is not None:
-                    self.holdings.rewind(sequence, tops[-1])
-                    self._planner.uncount_cached(sequence)
-                    void.add(sequence)
-            for node in sorted(suspects, key=lambda n: (n.end, n.serial)):
-                self.holdings.drop(node)
-        for row in rows:
-            row.sequence.computed = min(row.sequence.computed, row.start)
-        for later in (plan, *self._in_flight):
-            for row in later.rows:
-                row.void = row.void or row.sequence in void
+        take_back(self._planner, plan, rows, self._in_flight, spoilt=spoilt)
 
     # -- looking
 
@@ -302,14 +278,3 @@ def _trim(row: Row, result: RowResult) -> None:
         wanted = max(end - max(sequence.params.logprob_start, sequence.scored, 1), 0)
         result.prompt_logprobs = result.prompt_logprobs[max(len(result.prompt_logprobs) - wanted, 0) :]
     sequence.scored = max(sequence.scored, end)
-
-
-def _written(sequence: Sequence, step: int, *, spoilt: bool) -> list[RadixNode]:
-    """Nodes on its path of `step` or later; if `spoilt`, also its own earlier ones that lead to nobody else's."""
-    found: list[RadixNode] = []
-    exclusive = spoilt
-    for node in sequence.node.path() if sequence.node else ():
-        exclusive = exclusive and node.locks == 1
-        if node.step >= step or (exclusive and node.writer == sequence.id):
-            found.append(node)
-    return found

@@ -143,7 +143,7 @@ def count_cached_tokens_again() -> AbstractContextManager[Any]:
 
     def count(self: Planner, sequence: Sequence, tokens: int) -> None:
         sequence.cached = (sequence.cached or 0) + 2 * tokens
-        self._roster.counters.cached += 2 * tokens
+        self.roster.counters.cached += 2 * tokens
 
     return patch.object(Planner, "count_cached", count)
 
@@ -280,7 +280,7 @@ def give_up_too_early() -> AbstractContextManager[Any]:
     def rash(self: Planner, decoding: list[Sequence]) -> list[Sequence]:
         flying = [(s, s.in_flight) for s in decoding]
         for sequence, _ in flying:
-            sequence.in_flight = 0 if len(self._roster.running) == 1 else sequence.in_flight
+            sequence.in_flight = 0 if len(self.roster.running) == 1 else sequence.in_flight
         found = make_room(self, decoding)
         for sequence, count in flying:
             sequence.in_flight = count
