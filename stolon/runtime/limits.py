@@ -154,6 +154,7 @@ FLAGS: dict[str, Range] = {
     "cuda_graph_seconds": Range(low=0, high=3600),
     "random_seed": NUMBERS["seed"],
     "port": whole(1, 65535),
+    "log_requests_level": whole(0, 3),
     "drain_seconds": Range(low=0, high=86400),
     "request_timeout_s": Range(low=0, high=86400, open_low=True),
     "header_timeout_s": Range(low=0, high=3600, open_low=True),

@@ -31,6 +31,7 @@ from . import (
 from .openapi import document
 from .route import Route, ServiceHandler
 from .service import REQUEST_ID, Service
+from .watching import request_id
 
 logger = logging.getLogger(__name__)
 
@@ -56,6 +57,7 @@ ROUTES: tuple[Route, ...] = (
     Route("GET", "/", dashboard.page),
     Route("GET", "/dashboard/state", dashboard.state),
     Route("GET", "/health", status.health),
+    Route("GET", "/metrics", status.metrics),
     Route("GET", "/health_generate", status.health_generate),
     Route("GET", "/ready", status.ready),
     Route("GET", "/get_model_info", status.model_info),
@@ -118,16 +120,18 @@ class _Surroundings:
     async def around(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         began = time.monotonic()
         request[REQUEST_ID] = self._id_of(request)
+        request_id.set(request[REQUEST_ID])
         try:
             auth.admit(request, self._keys)
             response = await handler(request)
         except Exception as error:
             response = errors.response(self._service.explain(error))
+        took_s, route = time.monotonic() - began, _route(request)
+        if self._service.meters is not None:
+            self._service.meters.answered(route, response.status, took_s)
         if logger.isEnabledFor(logging.INFO):
-            took = (time.monotonic() - began) * 1000
-            logger.info(
-                "%s %s %d %.0f ms %s", request.method, _route(request), response.status, took, request[REQUEST_ID]
-            )
+            id = request[REQUEST_ID]
+            logger.info("%s %s %d %.0f ms %s", request.method, route, response.status, took_s * 1000, id)
         return response
 
     def _id_of(self, request: web.Request) -> str:

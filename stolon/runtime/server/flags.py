@@ -34,7 +34,7 @@ _GROUPS: tuple[tuple[str, type, str], ...] = (
     ("scheduling", SchedulerConfig, ""),
     ("address and keys", ServerConfig, "host port api_key api_key_file admin_api_key insecure_no_auth"),
     ("chat", ServerConfig, "tool_call_parser reasoning_parser allow_chat_template_kwargs"),
-    ("log and metrics", ServerConfig, "log_level"),
+    ("log and metrics", ServerConfig, "log_level log_requests log_requests_level metrics"),
     ("time and size limits", ServerConfig, ""),
 )
 

@@ -23,6 +23,7 @@ from .flags import PROGRAM, parse
 from .service import Service
 from .settings import ServerConfig
 from .stopping import StopSignals, until_stopped
+from .watching import REQUESTS
 
 if TYPE_CHECKING:
     from ..embed import EmbeddingEngine
@@ -117,7 +118,10 @@ def _bound_socket(settings: ServerConfig, *, has_key: bool) -> socket.socket:
 
 
 async def _serve(settings: ServerConfig, config: EngineConfig, sock: socket.socket, keys: auth.Keys) -> int:
-    service = Service(settings)
+    try:
+        service = Service(settings)
+    except ImportError as error:
+        raise _not_installed(error) from error
     listener = await listen(build_app(service, keys), settings, sock)
     try:
         engine, embedder = await asyncio.to_thread(_load, config)
@@ -140,8 +144,7 @@ def _load(config: EngineConfig) -> tuple[Engine | None, EmbeddingEngine | None]:
         from ..packed import embeds
         from ..weights import model_directory
     except ImportError as error:
-        message = f"the local runtime is not installed ({error.name} is missing): pip install 'stolon[local]'"
-        raise _CannotStart(message, 1) from error
+        raise _not_installed(error) from error
     try:
         if config.is_embedding or embeds(model_directory(config.model_path)):
             return None, EmbeddingEngine(config)
@@ -155,6 +158,10 @@ def _load(config: EngineConfig) -> tuple[Engine | None, EmbeddingEngine | None]:
         raise _CannotStart(f"the model cannot be loaded: {type(error).__name__}: {error}", 1) from error
 
 
+def _not_installed(error: ImportError) -> _CannotStart:
+    return _CannotStart(f"the local runtime is not installed ({error.name} is missing): pip install 'stolon[local]'", 1)
+
+
 def _url(sock: socket.socket) -> str:
     host, port = sock.getsockname()[:2]
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
@@ -164,6 +171,12 @@ def _configure_logging(settings: ServerConfig) -> None:
     handler = logging.StreamHandler()
     handler.setFormatter(_Ascii("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logging.basicConfig(level=settings.log_level.upper(), handlers=[handler])
+    if settings.log_requests:
+        plain = logging.StreamHandler()
+        plain.setFormatter(logging.Formatter("%(message)s"))
+        REQUESTS.addHandler(plain)
+        REQUESTS.setLevel(logging.INFO)
+        REQUESTS.propagate = False
 
 
 class _Ascii(logging.Formatter):

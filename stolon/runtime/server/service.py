@@ -16,11 +16,13 @@ from ...lang.errors import EngineClosedError, EngineError
 from ...lang.types import Delta, SamplingParams
 from .errors import HttpError, from_exception, internal, shutting_down, unavailable
 from .settings import ServerConfig
+from .watching import watched
 
 if TYPE_CHECKING:  # these need torch and numpy, and a server says what is wrong with its flags before it loads them
     from ..embed_loop import Vectors
     from ..packed import Tokens
     from ..view import View
+    from .meters import Meters
 
 logger = logging.getLogger(__name__)
 
@@ -133,15 +135,22 @@ class Service:
         self.settings = settings
         self.started_s = time.time()
         self.is_draining = False
-        self._engine = engine
-        self._embedder = embedder
+        self._engine: Engine | None = None
+        self._embedder: Embedder | None = None
+        self.meters: Meters | None = None
+        if settings.metrics:
+            from .meters import Meters  # prometheus-client belongs to the optional local runtime
+
+            self.meters = Meters(lambda: {} if self._served is None else self._served.stats(), lambda: self._in_flight)
         self._in_flight = 0
         self._idle = asyncio.Event()
         self._idle.set()
+        self.serve(engine, embedder=embedder)
 
     def serve(self, engine: Engine | None = None, *, embedder: Embedder | None = None) -> None:
         """Loading is over."""
-        self._engine, self._embedder = engine, embedder
+        self._engine = None if engine is None else watched(engine, self.meters, self.settings)
+        self._embedder = embedder
 
     @property
     def is_loading(self) -> bool:

@@ -38,6 +38,13 @@ class ServerConfig:
         default=False, metadata=flag("let requests set variables of the chat template (chat_template_kwargs)")
     )
     log_level: LogLevel = field(default="info", metadata=flag("least severity that is logged", "--uvicorn-log-level"))
+    log_requests: bool = field(
+        default=False, metadata=flag("log each answer as a line of JSON on stderr", "--enable-log-requests")
+    )
+    log_requests_level: int = field(
+        default=0, metadata=flag("0: counts and times; 1: sampling too; 2: texts up to 2048 characters; 3: whole texts")
+    )
+    metrics: bool = field(default=True, metadata=flag("count for Prometheus at /metrics"))
     drain_seconds: float = field(
         default=30.0, metadata=flag("on SIGTERM, how long requests in flight may take to finish")
     )

@@ -107,3 +107,10 @@ async def flush_cache(service: Service, request: web.Request) -> web.StreamRespo
         message = "the cache is in use by running requests and was not flushed; try again when they have ended"
         raise HttpError(400, "cache_in_use", message)
     return web.Response(text="Cache flushed.\n")
+
+
+async def metrics(service: Service, request: web.Request) -> web.StreamResponse:
+    """In Prometheus' text format."""
+    if service.meters is None:
+        raise HttpError(404, "unknown_url", "metrics are turned off; start the server without --disable-metrics")
+    return web.Response(body=service.meters.written(), headers={"Content-Type": "text/plain; version=0.0.4"})
