@@ -18,9 +18,9 @@ _OCTAL = re.compile(r"0[0-7]{0,2}|[0-3][0-7]{2}")
 _NAME = re.compile(r"N\{([^}]+)\}")
 
 
-def fail_at(pattern: str, position: int, what: str) -> NoReturn:
+def fail_at(pattern: str, position: int, what: str, code: str = "invalid_regex") -> NoReturn:
     around = pattern[max(position - 10, 0) : position + 20]
-    raise InvalidRequest(f"regex: {what} at position {position} (in {around!r})", param="regex", code="invalid_regex")
+    raise InvalidRequest(f"regex: {what} at position {position} (in {around!r})", param="regex", code=code)
 
 
 class CharacterReader:
@@ -30,8 +30,8 @@ class CharacterReader:
         self.pattern = pattern
         self.position = 0
 
-    def fail(self, what: str, position: int | None = None) -> NoReturn:
-        fail_at(self.pattern, self.position if position is None else position, what)
+    def fail(self, what: str, position: int | None = None, code: str = "invalid_regex") -> NoReturn:
+        fail_at(self.pattern, self.position if position is None else position, what, code)
 
     def peek(self) -> str:
         return self.pattern[self.position : self.position + 1]

@@ -49,7 +49,7 @@ class Child:
         self._to, self._from = self._process.stdin.fileno(), self._process.stdout.fileno()
         os.set_blocking(self._to, False)
         os.set_blocking(self._from, False)
-        self._is_ready = False
+        self.is_ready = False
 
     @property
     def pid(self) -> int:
@@ -61,7 +61,7 @@ class Child:
 
     def wait_until_ready(self) -> None:
         """Raises EngineError where the child does not come up."""
-        if self._is_ready:
+        if self.is_ready:
             return
         try:
             read_frame(self._from, time.monotonic() + _START_S)
@@ -70,7 +70,7 @@ class Child:
             raise EngineError(
                 "the process that compiles grammars does not start; try again", code="grammar_compiler"
             ) from error
-        self._is_ready = True
+        self.is_ready = True
 
     def ask(self, constraint: Constraint, backend: Backend, limit_s: float) -> Prepared:
         """Raises InvalidRequest as `prepare` does, and (code "grammar_too_complex") where a limit was passed.
@@ -85,7 +85,7 @@ class Child:
             head, arrays = read_frame(self._from, deadline)
         except (FrameTimeout, FrameError) as error:
             self.kill()
-            what = f"{limit_s:g} s" if isinstance(error, FrameTimeout) else "its memory"
+            what = f"{limit_s:g} s" if isinstance(error, FrameTimeout) else "its CPU time or memory"
             raise InvalidRequest(
                 f"the {constraint.kind} is too complex: compiling it passed the limit of {what}; simplify it",
                 param=constraint.kind,
@@ -151,6 +151,8 @@ class ChildPool:
         with self._lock:
             if self._is_closed:
                 raise EngineClosedError("the engine has been shut down")
+            # one that has started before one that is starting
+            self._idle.sort(key=lambda child: child.is_ready)
             while self._idle:
                 child = self._idle.pop()
                 if child.is_alive:

@@ -24,7 +24,7 @@ from .prepare import Backend, prepare
 from .vocabularies import Vocabularies
 
 CACHE_BYTES = 256_000_000
-LIMIT_S = 2.0  # of compiling one constraint, on the clock
+LIMIT_S = 5.0  # of compiling one constraint, on the clock; child.py limits the CPU time, which ends most sooner
 MAX_TEXT_BYTES = 4_000_000  # of one constraint; each kind has its own limit below this
 MAX_WAITING = 256
 _QUICK_BYTES = 16_384  # of choices that are compiled without a child

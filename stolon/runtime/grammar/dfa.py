@@ -108,7 +108,9 @@ def regex_dfa(pattern: str) -> Dfa:
 def choices_dfa(options: Sequence[str]) -> Dfa:
     """The automaton of exactly `options`; doubles do no harm. Raises InvalidRequest for none, or for too many."""
     if not options:
-        raise InvalidRequest("choices must not be empty: name at least one text", param="choices")
+        raise InvalidRequest(
+            "choices must not be empty: name at least one text", param="choices", code="invalid_choices"
+        )
     texts = sorted({_encoded(option) for option in options})
     if (size := sum(map(len, texts))) > MAX_CHOICE_BYTES:
         raise InvalidRequest(
@@ -134,7 +136,9 @@ def _encoded(option: str) -> bytes:
         return option.encode()
     except UnicodeEncodeError:
         raise InvalidRequest(
-            f"the choice {ascii(option)[:100]} holds half a surrogate pair, which no text can hold", param="choices"
+            f"the choice {ascii(option)[:100]} holds half a surrogate pair, which no text can hold",
+            param="choices",
+            code="invalid_choices",
         ) from None
 
 

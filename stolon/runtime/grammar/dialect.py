@@ -84,7 +84,7 @@ def parse(pattern: str) -> Node:
         raise InvalidRequest(
             f"a regex may have {MAX_PATTERN} characters, got {len(pattern)}; shorten it",
             param="regex",
-            code="invalid_regex",
+            code="grammar_too_complex",
         )
     tree = _Parser(pattern).parse()
     return _resolved(tree, pattern, at_start=True, at_end=True)
@@ -156,7 +156,7 @@ class _Parser(CharacterReader):
             self.position += 1
         self.depth += 1
         if self.depth > MAX_DEPTH:
-            self.fail(f"more than {MAX_DEPTH} groups within each other")
+            self.fail(f"more than {MAX_DEPTH} groups within each other", code="grammar_too_complex")
         part = self.choice(inner)
         if self.peek() != ")":
             self.fail("a group without end")
@@ -199,11 +199,11 @@ class _Parser(CharacterReader):
 
     def bounds(self, found: re.Match[str]) -> tuple[int, int | None]:
         if max(len(found[2]), len(found[4] or "")) > 18:
-            self.fail(f"a repeat of more than {MAX_REPEAT} times is not supported")
+            self.fail(f"a repeat of more than {MAX_REPEAT} times is not supported", code="grammar_too_complex")
         low = int(found[2] or 0)
         high = (int(found[4]) if found[4] else None) if found[3] else low
         if max(low, high or 0) > MAX_REPEAT:
-            self.fail(f"a repeat of more than {MAX_REPEAT} times is not supported")
+            self.fail(f"a repeat of more than {MAX_REPEAT} times is not supported", code="grammar_too_complex")
         if high is not None and low > high:
             self.fail("min repeat greater than max repeat")
         return low, high

@@ -36,7 +36,7 @@ class FrameTimeout(Exception):
 
 def packed(head: dict[str, Any], arrays: Sequence[NDArray[Any]] = ()) -> bytes:
     """Raises FrameError where the frame would be larger than MAX_FRAME_BYTES."""
-    described = [[array.dtype.name, list(array.shape)] for array in arrays]
+    described = [[str(array.dtype), list(array.shape)] for array in arrays]
     text = json.dumps({**head, "arrays": described}).encode()
     body = b"".join(np.ascontiguousarray(array).tobytes() for array in arrays)
     if len(text) + len(body) > MAX_FRAME_BYTES:
@@ -74,7 +74,8 @@ def _arrays(described: list[Any], body: bytes) -> list[NDArray[Any]]:
         if name not in _DTYPES:
             raise FrameError(f"an array of {name!r} was announced")
         count = int(np.prod(shape, dtype=np.int64))
-        found.append(np.frombuffer(body, name, count, begin).reshape(shape))
+        flat: NDArray[Any] = np.frombuffer(body, name, count, begin)
+        found.append(np.reshape(flat, tuple(shape)))
         begin += found[-1].nbytes
     return found
 

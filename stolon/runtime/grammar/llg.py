@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from collections.abc import Sequence
 
 import numpy as np
@@ -20,16 +21,19 @@ from numpy.typing import NDArray
 
 from ...lang.errors import EngineError, InvalidRequest
 from .llg_closing import allowed_tokens, shortest_known, tail_to_end
-from .llg_source import LIMITS, Reach, Source, first_line, refusal
+from .llg_source import LIMITS, Reach, Source, first_line, refusal, speaks_of_limit
 from .llg_vocabulary import FEW_OPENINGS, LlgVocabulary, bit_row
 
 # a completion longer than this is not looked for
 LONGEST_COMPLETION = 16_384
-# tokens tried one by one where the budget is nearly spent, and tokens of completions walked for them: some 10 ms
+# tokens tried one by one where the budget is nearly spent, and CPU seconds for all of them
 _TRIED = 128
-_TRIED_TOKENS = 4_000
+_TRIED_S = 0.02
 # what is left over after letters: a name in the making may meet one that is taken, and need more letters
 _SLACK = 3
+# CPU seconds of llguidance's in one step that are slow, and how many slow steps an answer may have
+_SLOW_STEP_S = 0.1
+_SLOW_STEPS = 3
 _LIMIT_STOPS = frozenset({"ParserTooComplex", "LexerTooComplex", "MaxTokensTotal", "MaxTokensParser"})
 
 
@@ -102,6 +106,7 @@ class LlgMatcher:
         self._said: list[int] = []
         # for tokens left in a mask because the budget is nearly spent: the completion walked after each
         self._proven: dict[int, list[int]] = {}
+        self._slow = 0
 
     @property
     def is_accepting(self) -> bool:
@@ -111,8 +116,9 @@ class LlgMatcher:
         vocabulary = self._grammar.vocabulary
         if row.dtype != np.int32 or row.size != vocabulary.words or not row.flags.c_contiguous:
             raise ValueError(f"a mask row is {vocabulary.words} int32 in one piece, got {row.shape}")
+        begun = time.thread_time()
         self._state.unsafe_compute_mask_ptr(row.ctypes.data, row.nbytes)
-        self._check()
+        self._check(begun)
         if not row.any():
             raise EngineError("the grammar allows no further token here", code="grammar_dead_end")
         if len(self._known) + self._drift + self._grammar.wide_jump < budget:
@@ -127,10 +133,11 @@ class LlgMatcher:
         self._keep_what_ends_in_time(row, budget)
 
     def advance(self, token: int) -> None:
+        begun = time.thread_time()
         if not self._state.consume_token(token):
             self._check()
             raise EngineError(f"token {token} is not allowed here", code="grammar_dead_end")
-        self._check()
+        self._check(begun)
         self._said.append(token)
         if token in self._proven:
             self._known, self._strayed, self._drift = self._proven[token], 0, 0
@@ -193,7 +200,8 @@ class LlgMatcher:
         found = tail_to_end(self._state, self._known, budget)
         if found is None:
             grammar = self._grammar
-            found = shortest_known(self._state, grammar.vocabulary, min(budget, LONGEST_COMPLETION), grammar.hints)
+            most = min(budget, LONGEST_COMPLETION)
+            found = shortest_known(self._state, grammar.vocabulary, most, grammar.hints, enough=most)
         if found is not None:
             self._known, self._strayed, self._drift = found, 0, 0
 
@@ -241,12 +249,11 @@ class LlgMatcher:
         """
         kept = {self._known[0]: self._known[1:]} if self._known else {}
         ends = set(self._grammar.vocabulary.tokenizer.eos_tokens)
-        walked = 0
+        deadline = time.thread_time() + _TRIED_S
         for token in map(int, allowed[:_TRIED]):
             if token in ends or token in kept:
                 continue
-            walked += len(self._known) + 1
-            if walked > _TRIED_TOKENS:
+            if time.thread_time() > deadline:
                 break
             copy = self._state.deep_copy()
             if copy.consume_token(token):
@@ -255,10 +262,18 @@ class LlgMatcher:
                     kept[token] = completion
         return kept
 
-    def _check(self) -> None:
+    def _check(self, begun: float | None = None) -> None:
+        """begun: by time.thread_time(), when the step began that is to be watched"""
         if self._state.is_error():
-            limit = self._state.stop_reason() in _LIMIT_STOPS
+            text = first_line(self._state)
+            limit = self._state.stop_reason() in _LIMIT_STOPS or speaks_of_limit(text)
             raise EngineError(
-                f"the grammar cannot go on: {first_line(self._state)}",
-                code="grammar_limit" if limit else "grammar_dead_end",
+                f"the grammar cannot go on: {text}", code="grammar_limit" if limit else "grammar_dead_end"
             )
+        if begun is not None and time.thread_time() - begun > _SLOW_STEP_S:
+            self._slow += 1
+            if self._slow > _SLOW_STEPS:
+                raise EngineError(
+                    f"the grammar is too slow: {self._slow} steps took more than {_SLOW_STEP_S:g} s each; simplify it",
+                    code="grammar_limit",
+                )

@@ -7,6 +7,7 @@ the matcher, so its length is an upper bound that holds; nothing says that it is
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Sequence
 
 import numpy as np
@@ -18,6 +19,7 @@ from .llg_vocabulary import CLOSERS, COMMON, LlgVocabulary
 # a walk takes the tokens most likely to close first; where nothing is said for one, by chance, so that no walk
 # circles for ever; each further walk is led more by chance
 _WALKS = 6
+_LONGEST_S = 0.5  # CPU seconds of all walks from one place
 # a token may have said letters that stood at the beginning of a known completion
 _TAILS = 16
 # outside of strings JSON has only the letters of true, false and null to begin a value, and e in numbers
@@ -30,20 +32,28 @@ def allowed_tokens(row: NDArray[np.int32] | bytes) -> NDArray[np.int64]:
 
 
 def shortest_known(
-    matcher: LLMatcher, vocabulary: LlgVocabulary, limit: int, hints: Sequence[list[int]] = (), *, is_json: bool = True
+    matcher: LLMatcher,
+    vocabulary: LlgVocabulary,
+    limit: int,
+    hints: Sequence[list[int]] = (),
+    *,
+    is_json: bool = True,
+    enough: int = 0,
 ) -> list[int] | None:
     """Tokens from here to a legal end, at most `limit`; None where no walk came to one. `matcher` is left as it was.
 
     hints: token runs that may end a string, tried where it cannot be ended at once
     is_json: whether brackets outside of strings close something
+    enough: a length that needs not be bettered
     """
     best: list[int] | None = None
+    deadline = time.thread_time() + _LONGEST_S
     for seed in range(_WALKS):
         walk = _Walk(matcher.deep_copy(), vocabulary, hints, is_json, seed)
-        found = walk.to_end(limit if best is None else len(best) - 1)
+        found = walk.to_end(limit if best is None else len(best) - 1, deadline)
         if found is not None:
             best = found
-        if best is not None and len(best) <= 8 * (seed + 1):
+        if best is not None and len(best) <= max(enough, 8 * (seed + 1)):
             break
     return best
 
@@ -52,9 +62,7 @@ def tail_to_end(state: LLMatcher, known: list[int], most: int) -> list[int] | No
     """The longest tail of `known`, of at most `most` tokens, that leads to an end from `state`, if one soon does."""
     if state.is_accepting():
         return []
-    for start in range(min(len(known), _TAILS)):
-        if len(known) - start > most:
-            continue
+    for start in range(max(0, len(known) - most), min(len(known), _TAILS)):
         tail = known[start:]
         trial = state.deep_copy()
         if trial.try_consume_tokens(tail) == len(tail) and trial.is_accepting():
@@ -73,10 +81,10 @@ class _Walk:
         self._seed = seed
         self._chance = random.Random(seed)
 
-    def to_end(self, limit: int) -> list[int] | None:
+    def to_end(self, limit: int, deadline: float) -> list[int] | None:
         path: list[int] = []
         while not self._matcher.is_accepting():
-            if len(path) >= limit:
+            if len(path) >= limit or time.thread_time() > deadline:
                 return None
             step = self._matcher.compute_ff_tokens() or self._step()
             if not step or not self._matcher.consume_tokens(step):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import re
 from collections.abc import Sequence
 from dataclasses import replace
@@ -14,8 +15,8 @@ from ...lang.errors import InvalidRequest
 from .dfa import written
 from .dialect import Choice, parse
 from .llg import LlgGrammar
-from .llg_closing import shortest_known
-from .llg_source import BYTES, LIMITS, SPELLING, Reach, Source, refusal
+from .llg_closing import allowed_tokens, shortest_known
+from .llg_source import BYTES, LIMITS, SPELLING, Reach, Source, first_line, refusal, speaks_of_limit
 from .llg_tags import tags_source
 from .llg_vocabulary import LlgVocabulary
 from .schema import rewrite_schema
@@ -24,6 +25,10 @@ MAX_GRAMMAR_BYTES = 256 * 1024
 # comments, quoted text and patterns, the last two even where they are not closed; else `<` begins a special token
 _LARK_PIECES = re.compile(r"""//[^\n]*|"(?:[^"\\\n]|\\.)*"?|/(?:[^/\\\n]|\\.)+/?|<""")
 _LONGEST_EXAMPLE = 256
+# walks through a new grammar, and the steps of each: what fails there fails while an answer is made
+_CHANCE_WALKS = 3
+_CHANCE_STEPS = 16
+_BYTE_VALUES = 256
 _LONGEST_OPENED = 512  # bytes
 _LONGEST_COMPLETION = 4_096  # bytes of one that is looked for
 _PATTERN_LIMITS = LLParserLimits(verbose_errors=False)
@@ -84,31 +89,58 @@ def regex_source(pattern: str) -> Source:
 def choices_source(options: Sequence[str]) -> Source:
     """Exactly one of `options`. Raises InvalidRequest for none."""
     if not options:
-        raise InvalidRequest("choices must not be empty: name at least one text", param="choices")
-    return Source(grammar_from("choice", json.dumps(options)), Reach(min(options, key=len)))
+        raise InvalidRequest(
+            "choices must not be empty: name at least one text", param="choices", code="invalid_choices"
+        )
+    return completed(Source(grammar_from("choice", json.dumps(options)), Reach(min(options, key=len))))
 
 
 def completed(source: Source) -> Source:
-    """`source` with a completion, looked for where none is known or the known one is none.
+    """`source` with a completion, looked for where none is known or the known one is none; walked for a bit.
 
-    Raises InvalidRequest where llguidance refuses the grammar, and where no answer to it was found.
+    llguidance finds some faults of a grammar, and passes some of its limits, at the first masks only.
+    Raises InvalidRequest where it refuses the grammar, then or there, and where no answer was found.
     """
     matcher = LLMatcher(BYTES.tokenizer, source.text, log_level=0, limits=LIMITS)
     if matcher.is_error():
         raise refusal(matcher)
-    reach = source.reach
-    if reach.completion is not None:
-        trial = matcher.deep_copy()
-        if trial.consume_tokens(list(reach.completion.encode())) and trial.is_accepting():
-            return source
+    along = matcher.deep_copy()
+    text = source.reach.completion
+    for byte in (text or "").encode():
+        along.compute_bitmask()
+        if not along.consume_token(byte):
+            break
+    if text is None or not along.is_accepting():
+        text = _found(matcher, source.reach)
+    for seed in range(_CHANCE_WALKS):
+        _walk_by_chance(matcher.deep_copy(), random.Random(seed))
+    return replace(source, reach=replace(source.reach, completion=text))
+
+
+def _found(matcher: LLMatcher, reach: Reach) -> str:
     hints = [list(json.dumps(text, ensure_ascii=False)[1:].encode()) for text in reach.examples]
     found = shortest_known(matcher, BYTES, _LONGEST_COMPLETION, hints)
     if found is None:
+        trial = matcher.deep_copy()
+        trial.compute_bitmask()
+        if trial.is_error() and speaks_of_limit(first_line(trial)):
+            raise refusal(trial)
         raise InvalidRequest(
             "no whole answer to this grammar was found; simplify it, or give it a shorter way to an end",
             code="grammar_too_complex",
         )
-    return replace(source, reach=replace(reach, completion=bytes(found).decode("utf-8", "replace")))
+    return bytes(found).decode("utf-8", "replace")
+
+
+def _walk_by_chance(state: LLMatcher, chance: random.Random) -> None:
+    """Raises InvalidRequest where a mask cannot be made."""
+    for _ in range(_CHANCE_STEPS):
+        ids = allowed_tokens(state.compute_bitmask())
+        if state.is_error():
+            raise refusal(state)
+        inside = ids[ids < _BYTE_VALUES]
+        if not len(inside) or not state.consume_token(int(inside[chance.randrange(len(inside))])):
+            return
 
 
 def compile_schema(text: str, vocabulary: LlgVocabulary) -> LlgGrammar:

@@ -19,8 +19,9 @@ SPELLING: Any = {
     "key_separator": ": ",
     "json_allowed_escapes": 'nrbtf\\"',
 }
-# some tens of milliseconds of llguidance's work in one step: its default stops at patterns of names that are in use
-LIMITS = LLParserLimits(step_lexer_fuel=1_000_000, verbose_errors=False)
+# some tens of milliseconds of llguidance's work in one step: its default stops at patterns of names that are in use;
+# four items of a row for each of the properties that an object may have
+LIMITS = LLParserLimits(step_lexer_fuel=1_000_000, max_items_in_row=5_000, verbose_errors=False)
 BYTES = LlgVocabulary([bytes([i]) for i in range(256)] + [b""], eos_ids=[256])
 """The bytes as a vocabulary, with one end token."""
 
@@ -53,8 +54,13 @@ class Source:
 def refusal(state: LLMatcher) -> InvalidRequest:
     """Why llguidance refuses a grammar."""
     text = first_line(state)
-    large = any(word in text.lower() for word in ("too large", "too complex", "fuel", "limit", "too many"))
-    return InvalidRequest(f"the grammar is refused: {text}", code="grammar_too_complex" if large else "invalid_grammar")
+    code = "grammar_too_complex" if speaks_of_limit(text) else "invalid_grammar"
+    return InvalidRequest(f"the grammar is refused: {text}", code=code)
+
+
+def speaks_of_limit(text: str) -> bool:
+    """Whether an error of llguidance is one of its limits and not a fault of the grammar or the token."""
+    return any(word in text.lower() for word in ("too large", "too complex", "fuel", "limit", "too many"))
 
 
 def first_line(state: LLMatcher) -> str:

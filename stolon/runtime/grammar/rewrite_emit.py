@@ -41,6 +41,7 @@ _MAX_WAYS = 256
 _CONTAINS_WITHIN = 8
 _MAX_UNIQUE = 5
 _SAFE = Fraction(2**53)
+_LAST_REPEAT = re.compile(r"(.*[\])A-Za-z0-9_])\{(\d+),\d*\}", re.DOTALL)
 _UNSPELLED = re.compile(r"[\x00-\x07\x0b\x0e-\x1f]")
 _CONTROL_ESCAPE = re.compile(r"\\(?:x[01]|x\{0*1?[0-9a-fA-F]\}|u00[01]|u\{0*1?[0-9a-fA-F]\}|c[A-Za-z]|[0-7ave])")
 
@@ -427,7 +428,9 @@ def _spelled(pattern: str) -> str:
     """Without \\uXXXX (see llg_compile.py) the engine would leave out a control character that a pattern asks for."""
     if _UNSPELLED.search(pattern) or _CONTROL_ESCAPE.search(pattern):
         raise Unsupported("pattern", "control characters that have no short escape are not spelled")
-    return pattern
+    # where a search ends with a repeat, the least of it is as good as more, and much less to build
+    repeat = _LAST_REPEAT.fullmatch(pattern)
+    return pattern if repeat is None or "|" in pattern else f"{repeat[1]}{{{repeat[2]}}}"
 
 
 def _without_words(words: list[str]) -> str:

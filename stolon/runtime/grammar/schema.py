@@ -7,10 +7,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, cast
 
-from .linter import parse
+from .linter import parse, too_large
 from .rewrite import Rewriter
 from .rewrite_emit import Emitter
-from .schema_cost import Node, check_inhabited, jump, prune, shortest_values
+from .schema_cost import MAX_SHORTEST, Node, check_inhabited, jump, prune, shortest_values
 from .schema_document import Document
 
 
@@ -44,6 +44,8 @@ def rewrite_schema(text: str, example: Callable[[str], str | None] | None = None
         # there may be values, and none that could be written out
         raise rewriter.left_out
     shortest = check_inhabited(root, found)
+    if shortest.length > MAX_SHORTEST:
+        raise too_large("", "bytes of the shortest value", shortest.length, MAX_SHORTEST)
     kept = {name: prune(node, found) for name, node in emitter.definitions.items() if name in found.values}
     return PlainSchema(
         _assembled(root, kept), shortest.text, jump(kept, found), tuple(examples.values()), emitter.is_plain

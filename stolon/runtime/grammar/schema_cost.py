@@ -11,6 +11,7 @@ from typing import Any, cast
 from .linter import refuse
 
 Node = dict[str, Any]
+MAX_SHORTEST = 65_536  # bytes of a value that are written out
 _PATTERN_GUESS = 64
 
 
@@ -155,11 +156,12 @@ def _number(node: Node) -> Shortest:
 def _array(node: Node, found: Known) -> Shortest | None:
     prefix = cast("list[Node | bool]", node.get("prefixItems", []))
     parts: list[Shortest] = []
-    for index in range(int(node.get("minItems", 0))):
+    least = int(node.get("minItems", 0))
+    for index in range(min(least, len(prefix) + 1)):
         part = _shortest(prefix[index] if index < len(prefix) else node["items"], found)
         if part is None:
             return None
-        parts.append(part)
+        parts += [part] * (1 if index < len(prefix) else least - index)
     return _joined("[", [("", part) for part in parts], "]")
 
 
@@ -183,7 +185,7 @@ def _object(node: Node, found: Known) -> Shortest | None:
 
 def _joined(opening: str, parts: list[tuple[str, Shortest]], closing: str) -> Shortest:
     length = 2 + 2 * max(0, len(parts) - 1) + sum(len(head.encode()) + part.length for head, part in parts)
-    if any(part.text is None for _, part in parts):
+    if length > MAX_SHORTEST or any(part.text is None for _, part in parts):
         return Shortest(length, None)
     return Shortest(length, opening + ", ".join(f"{head}{part.text}" for head, part in parts) + closing)
 
