@@ -38,7 +38,7 @@ class Process:
         return f"http://127.0.0.1:{self.port}"
 
 
-def launch(folder: Path, *flags: str) -> Process:
+def launch(folder: Path | str, *flags: str) -> Process:
     """Start the command and wait until it says that it is ready."""
     port = free_port()
     command = [sys.executable, "-m", "stolon.launch_server", "--model-path", str(folder), "--port", str(port)]

@@ -200,6 +200,8 @@ _IN_A_TAG = re.compile(r"tags/([0-9]+)/schema(.*)", re.DOTALL)
 
 def asked_constraint(values: Values) -> Asked | None:
     """The one constraint of a request, if it has one. Raises HttpError if there are two."""
+    if CONSTRAINTS.keys().isdisjoint(values):
+        return None
     found = [(name, values[name]) for name in CONSTRAINTS if values.get(name) is not None]
     if len(found) > 1:
         names = " and ".join(name for name, _ in found)

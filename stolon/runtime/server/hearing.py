@@ -112,15 +112,16 @@ async def listen(
 ) -> tuple[Reply, list[Spoken]]:
     """The complete answers."""
     reply, found = Reply.to(question), [Spoken() for _ in range(question.params.n)]
-    hearings = [Hearing(reading, parallel=parallel) for _ in found]
+    hearings = [] if reading.is_plain else [Hearing(reading, parallel=parallel) for _ in found]
     async with aclosing(ask_all(engine, [question])) as deltas:
         async for _, delta in deltas:
             reply.add(delta)
-            if not reading.is_plain:
+            if hearings:
                 for piece in hearings[delta.index].hear(delta):
                     found[delta.index].add(piece, reading.tools)
-    for spoken, hearing, answer in zip(found, hearings, reply.answers, strict=True):
-        spoken.thinking_tokens = hearing.thinking_tokens
-        if reading.is_plain and answer.text:
+    for index, (spoken, answer) in enumerate(zip(found, reply.answers, strict=True)):
+        if hearings:
+            spoken.thinking_tokens = hearings[index].thinking_tokens
+        elif answer.text:
             spoken.add(Text(answer.text), None)
     return reply, found

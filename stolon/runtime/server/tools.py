@@ -201,6 +201,8 @@ TOOL_CHOICE: Field[Choice] = Field({"anyOf": [_MODES.schema, _NAMED.schema]}, _c
 
 def offer(tools: list[Tool], choice: Choice | None, *, parallel: bool) -> Offer | None:
     """What a request offers; None: no tool may be called. Raises HttpError where its fields contradict each other."""
+    if not tools and choice is None:
+        return None
     choice = choice or Choice("auto")
     if not tools and choice.mode == "required":
         raise invalid(f"{choice.path} asks for a call, but there are no tools", choice.path)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import uuid
+import secrets
 from collections.abc import Sequence
 
 from ...lang.types import TokenLogprob, Usage
@@ -36,7 +36,7 @@ def failure(error: HttpError) -> bytes:
 
 
 def new_id(prefix: str) -> str:
-    return f"{prefix}-{uuid.uuid4().hex}"
+    return f"{prefix}-{secrets.token_hex(16)}"
 
 
 def usage(counts: Sequence[Usage], thinking: int | None = None) -> JsonObject:

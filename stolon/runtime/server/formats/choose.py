@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import secrets
 import string
 from collections.abc import Callable, Collection
@@ -59,6 +60,7 @@ class Reading:
             yield from _READERS[self.tools](source, self.names)
 
 
+@functools.lru_cache(maxsize=16)
 def tool_format(wanted: ToolParser, template: str) -> ToolFormat | None:
     """None: no tool calls are understood, or it is not sure how this model writes them.
 
@@ -86,6 +88,7 @@ def _found_in(template: str) -> ToolFormat | None:
     return None
 
 
+@functools.lru_cache(maxsize=16)
 def thinks(wanted: ReasoningParser, template: str) -> bool:
     """Whether answers may begin with a thought."""
     return thoughts.END in template if wanted == "auto" else wanted != "none"
