@@ -33,6 +33,8 @@ from .tokenizer import Tokenizer
 from .view import View
 from .weights import model_directory
 
+SCORED_AT_ONCE = 256  # token lists; the queue holds 1,024 requests of everybody
+
 _GOLDEN = 0x9E3779B97F4A7C15
 _WORD = 2**64 - 1
 
@@ -185,27 +187,37 @@ class Engine:
     ) -> list[tuple[float, ...]]:
         """Natural-log probabilities of the tokens from position `start` (at least 1) on, for each list.
 
-        All lists are submitted together, so that what they share is computed once.
+        Lists are submitted in batches, neighbours in a trie of them together, so that what they share is computed once
+        and the queue has room for others.
         """
         if start < 1:
             raise InvalidRequest(f"nothing comes before the first token: start must be at least 1, got {start}")
         params = SamplingParams(max_tokens=0, prompt_logprobs=0, logprob_start=start)
-        requests: list[Request] = []
         for tokens in token_lists:
             self._check(tokens, params)
-            requests.append(
-                Request(
-                    id=next(self._ids),
-                    tokens=array("i", tokens),
-                    params=params,
-                    seed=0,
-                    salt=salt,
-                    priority=priority,
-                    program=program,
-                    width=len(token_lists),
-                    deadline_s=_deadline(timeout_s),
-                )
-            )
+        common = Request(
+            id=0,
+            tokens=array("i"),
+            params=params,
+            seed=0,
+            salt=salt,
+            priority=priority,
+            program=program,
+            deadline_s=_deadline(timeout_s),
+        )
+        by_tokens = sorted(range(len(token_lists)), key=lambda index: tuple(token_lists[index]))
+        found: list[tuple[float, ...]] = [()] * len(token_lists)
+        for first in range(0, len(by_tokens), SCORED_AT_ONCE):
+            batch = by_tokens[first : first + SCORED_AT_ONCE]
+            requests = [
+                dataclasses.replace(common, id=next(self._ids), tokens=array("i", token_lists[index]), width=len(batch))
+                for index in batch
+            ]
+            for index, score in zip(batch, await self._scored(requests, start), strict=True):
+                found[index] = score
+        return found
+
+    async def _scored(self, requests: Sequence[Request], start: int) -> list[tuple[float, ...]]:
         # a list that ends before `start` has nothing to score, and nothing is computed for it
         asked = [request for request in requests if len(request.tokens) > start]
         scores: dict[int, tuple[float, ...]] = {}

@@ -114,7 +114,7 @@ LENGTHS: dict[str, Length] = {
     "cache_salt": Length(low=1, high=128, unit="characters"),
     "name": Length(low=1, high=256, unit="characters"),  # of a model or an author
     "request_id": Length(low=1, high=128, unit="characters"),
-    "options": Length(low=1, high=1024, unit="options"),
+    "options": Length(low=1, high=8192, unit="options"),
     "tokens": Length(high=1 << 17, unit="token ids"),  # to be made text
     "documents": Length(low=1, high=1024, unit="documents"),
     "labels": Length(low=1, high=128, unit="token ids"),

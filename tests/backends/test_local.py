@@ -318,3 +318,14 @@ def test_an_unknown_setting_is_refused_by_name() -> None:
 def test_exactly_one_model_is_named(names: dict[str, str]) -> None:
     with pytest.raises(InvalidRequest, match="name one model"):
         Runtime(**names)  # type: ignore[arg-type]
+
+
+async def test_thousands_of_options_are_scored_as_each_of_them_alone(runtime: Runtime) -> None:
+    prompt = EMPTY.append(Text("One two"))
+    options = [f" {first} {second}{third}" for first in "abcdefgh" for second in "klmnopq" for third in range(20)]
+    scores = await runtime.score(prompt, options[::-1])
+    assert len(scores) == 1120
+    for index in (0, 1, 500, 1119):
+        (alone,) = await runtime.score(prompt, [options[::-1][index]])
+        assert scores[index].tokens[-len(alone.tokens) :] == alone.tokens
+        assert sum(scores[index].logprobs) == pytest.approx(sum(alone.logprobs), abs=1e-3)
