@@ -29,8 +29,7 @@ from tokenizers import decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
 from stolon.lang.types import SamplingParams
-from stolon.runtime import cpu_step
-from stolon.runtime import runner as runner_module
+from stolon.runtime import cpu_runner, cpu_step
 from stolon.runtime.config import EngineConfig, SchedulerConfig
 from stolon.runtime.core import EngineCore, Request
 from stolon.runtime.runner import ModelRunner
@@ -106,16 +105,16 @@ def decoding(core: EngineCore, scheduler: Scheduler, params: SamplingParams) -> 
 def measure(core: EngineCore, runner: ModelRunner, steps: int) -> dict[str, float]:
     """CPU milliseconds of one decode step, and how they are spent."""
     model, arrays, draw = Stopwatch(), Stopwatch(), Stopwatch()
-    made, drawn, launch, step = runner_module.make_batch, cpu_step.sample, runner.launch, cpu_step.CpuStep
+    made, drawn, launch, step = cpu_runner.make_batch, cpu_step.sample, runner.launch, cpu_step.CpuStep
     sample, results = step.sample, step.results
-    runner_module.make_batch, cpu_step.sample = arrays.around(made), draw.around(drawn)
+    cpu_runner.make_batch, cpu_step.sample = arrays.around(made), draw.around(drawn)
     runner.launch = model.around(launch)  # type: ignore[method-assign]
     step.sample, step.results = model.around(sample), model.around(results)  # type: ignore[method-assign]
     began = time.thread_time()
     for _ in range(steps):
         assert len(core.step()) == BATCH
     total = time.thread_time() - began
-    runner_module.make_batch, cpu_step.sample = made, drawn
+    cpu_runner.make_batch, cpu_step.sample = made, drawn
     runner.launch = launch  # type: ignore[method-assign]
     step.sample, step.results = sample, results  # type: ignore[method-assign]
     ours = total - model.seconds

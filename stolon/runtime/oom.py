@@ -9,8 +9,8 @@ import torch
 
 from .sequence import Masks, OutOfMemory, RowResult, Step
 
-# how torch's CPU allocators say it, as a RuntimeError like any other
-_CPU = ("can't allocate memory", "not enough memory")
+# how torch's CPU allocators and CUDA's libraries say it, as a RuntimeError like any other
+_SAID = ("can't allocate memory", "not enough memory", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
 
 
 @contextmanager
@@ -21,7 +21,7 @@ def out_of_memory() -> Generator[None]:
     except (MemoryError, RuntimeError) as error:
         said = str(error)
         is_memory = isinstance(error, MemoryError | torch.OutOfMemoryError)
-        if not is_memory and not any(words in said for words in _CPU):
+        if not is_memory and not any(words in said for words in _SAID):
             raise
         raise OutOfMemory(said.partition("\n")[0]) from error
 
