@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-class _CannotStart(Exception):
+class CannotStart(Exception):
     """Why the server does not start, and the exit status that says so: 2 for flags, 1 for the world."""
 
     def __init__(self, message: str, status: int) -> None:
@@ -50,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # while the model is being loaded there is nothing to finish: a signal may end the process at once
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         return asyncio.run(_serve(settings, config, sock, keys))
-    except _CannotStart as error:
+    except CannotStart as error:
         print(f"{PROGRAM}: error: {error}", file=sys.stderr)
         return error.status
 
@@ -60,7 +60,7 @@ def _keys(settings: ServerConfig) -> auth.Keys:
         _check_key(settings.admin_api_key, "admin")
     key, admin = (None if given is None else auth.digest(given) for given in (_key(settings), settings.admin_api_key))
     if key is not None and key == admin:
-        raise _CannotStart("--admin-api-key must not be the key of all clients", 2)
+        raise CannotStart("--admin-api-key must not be the key of all clients", 2)
     return auth.Keys(key, admin)
 
 
@@ -69,12 +69,12 @@ def _key(settings: ServerConfig) -> str | None:
     key = settings.api_key
     if settings.api_key_file is not None:
         if key is not None:
-            raise _CannotStart("give one of --api-key and --api-key-file", 2)
+            raise CannotStart("give one of --api-key and --api-key-file", 2)
         try:
             key = Path(settings.api_key_file).read_text("utf-8").rstrip("\r\n")
         except (OSError, UnicodeDecodeError) as error:
             reason = error.strerror if isinstance(error, OSError) else "it is not text"
-            raise _CannotStart(f"--api-key-file cannot be read: {reason}", 2) from None
+            raise CannotStart(f"--api-key-file cannot be read: {reason}", 2) from None
     if key is not None:
         _check_key(key, "api")
     return key
@@ -83,7 +83,7 @@ def _key(settings: ServerConfig) -> str | None:
 def _check_key(key: str, name: str) -> None:
     most = limits.LENGTHS["api_key"].high
     if not (0 < len(key) <= most and key.isascii() and key.isprintable() and key == key.strip()):
-        raise _CannotStart(f"the {name} key must be 1–{most} printable ASCII characters, without spaces around it", 2)
+        raise CannotStart(f"the {name} key must be 1–{most} printable ASCII characters, without spaces around it", 2)
 
 
 def _bound_socket(settings: ServerConfig, *, has_key: bool) -> socket.socket:
@@ -92,11 +92,11 @@ def _bound_socket(settings: ServerConfig, *, has_key: bool) -> socket.socket:
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except (socket.gaierror, UnicodeError):
-        raise _CannotStart(f"--host {host[:80]!r} is not an address of this machine", 2) from None
+        raise CannotStart(f"--host {host[:80]!r} is not an address of this machine", 2) from None
     family, kind, protocol, _, address = found[0]
     if not ipaddress.ip_address(str(address[0]).partition("%")[0]).is_loopback and not has_key:
         if not settings.insecure_no_auth:
-            raise _CannotStart(
+            raise CannotStart(
                 f"--host {host} can be reached from other machines: give --api-key-file or --api-key, "
                 "or --insecure-no-auth to serve everyone who can connect",
                 2,
@@ -110,10 +110,10 @@ def _bound_socket(settings: ServerConfig, *, has_key: bool) -> socket.socket:
     except OSError as error:
         sock.close()
         if error.errno == errno.EADDRINUSE:
-            raise _CannotStart(f"port {port} on {host} is in use; stop what listens there or give --port", 1) from None
+            raise CannotStart(f"port {port} on {host} is in use; stop what listens there or give --port", 1) from None
         if error.errno == errno.EADDRNOTAVAIL:
-            raise _CannotStart(f"--host {host} is not an address of this machine", 2) from None
-        raise _CannotStart(f"cannot listen on port {port} of {host}: {error.strerror}", 1) from None
+            raise CannotStart(f"--host {host} is not an address of this machine", 2) from None
+        raise CannotStart(f"cannot listen on port {port} of {host}: {error.strerror}", 1) from None
     return sock
 
 
@@ -124,7 +124,7 @@ async def _serve(settings: ServerConfig, config: EngineConfig, sock: socket.sock
         raise _not_installed(error) from error
     listener = await listen(build_app(service, keys), settings, sock)
     try:
-        engine, embedder = await asyncio.to_thread(_load, config)
+        engine, embedder = await asyncio.to_thread(load, config)
         service.serve(engine, embedder=embedder)
         stop = StopSignals()
         print(service.served.memory_report)
@@ -135,8 +135,8 @@ async def _serve(settings: ServerConfig, config: EngineConfig, sock: socket.sock
         await listener.close()
 
 
-def _load(config: EngineConfig) -> tuple[Engine | None, EmbeddingEngine | None]:
-    """The engine for the kind of model that is to be served. Raises _CannotStart with the one cause."""
+def load(config: EngineConfig) -> tuple[Engine | None, EmbeddingEngine | None]:
+    """The engine for the kind of model that is to be served. Raises CannotStart with the one cause."""
     try:
         # torch and transformers are an optional extra, and slow to import
         from ..embed import EmbeddingEngine
@@ -150,16 +150,16 @@ def _load(config: EngineConfig) -> tuple[Engine | None, EmbeddingEngine | None]:
             return None, EmbeddingEngine(config)
         return Engine(config), None
     except InvalidRequest as error:
-        raise _CannotStart(str(error), 2) from error
+        raise CannotStart(str(error), 2) from error
     except StolonError as error:
-        raise _CannotStart(str(error), 1) from error
+        raise CannotStart(str(error), 1) from error
     except Exception as error:
         logger.debug("loading failed", exc_info=error)
-        raise _CannotStart(f"the model cannot be loaded: {type(error).__name__}: {error}", 1) from error
+        raise CannotStart(f"the model cannot be loaded: {type(error).__name__}: {error}", 1) from error
 
 
-def _not_installed(error: ImportError) -> _CannotStart:
-    return _CannotStart(f"the local runtime is not installed ({error.name} is missing): pip install 'stolon[local]'", 1)
+def _not_installed(error: ImportError) -> CannotStart:
+    return CannotStart(f"the local runtime is not installed ({error.name} is missing): pip install 'stolon[local]'", 1)
 
 
 def _url(sock: socket.socket) -> str:
