@@ -22,6 +22,10 @@ SAYS = {
     "async_program": "Tokyo",
     "agent": "tool:",
     "own_backend": "",
+    "extract": "Tom, 51, doctor in Oslo",
+    "calculator": "8 * 12 = 96",
+    "live_json": "Character(name='Arin'",
+    "classify": "negative",
 }
 
 
