@@ -9,6 +9,7 @@ Device = Literal["auto", "cpu", "cuda"]
 DType = Literal["auto", "float32", "bfloat16", "float16"]
 Quantization = Literal["none", "int8", "fp8"]
 KVDType = Literal["auto", "fp8_e4m3"]
+LoadFormat = Literal["auto", "safetensors", "dummy"]
 GrammarBackend = Literal["auto", "automaton", "llguidance", "outlines"]
 SchedulePolicy = Literal["lpm", "fcfs"]
 Pooling = Literal["mean", "cls", "last"]
@@ -23,9 +24,13 @@ def flag(text: str, *also: str) -> dict[str, object]:
 class SchedulerConfig:
     """How requests share steps and memory. All sizes are in tokens."""
 
-    token_budget: int = field(
-        default=512,
-        metadata=flag("most tokens computed in one step", "--chunked-prefill-size", "--max-num-batched-tokens"),
+    token_budget: int | None = field(
+        default=None,
+        metadata=flag(
+            "most tokens computed in one step; 512 by default, 8192 on a GPU",
+            "--chunked-prefill-size",
+            "--max-num-batched-tokens",
+        ),
     )
     max_running_requests: int = field(default=256, metadata=flag("most requests computed at once", "--max-num-seqs"))
     max_queued_requests: int = field(
@@ -43,6 +48,11 @@ class SchedulerConfig:
     pin_seconds: float = field(default=30.0, metadata=flag("how long a live program's prefix stays pinned after use"))
     check: bool = field(default=False, metadata=flag("check every invariant after every step (slow; for tests)"))
 
+    @property
+    def step_tokens(self) -> int:
+        """`token_budget`, or what it is by default where nobody knew better."""
+        return 512 if self.token_budget is None else self.token_budget
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineConfig:
@@ -52,6 +62,9 @@ class EngineConfig:
     tokenizer_path: str | None = field(default=None, metadata=flag("folder of the tokenizer", "--tokenizer"))
     chat_template: str | None = field(default=None, metadata=flag("file of a Jinja chat template"))
     served_model_name: str | None = field(default=None, metadata=flag("name under which clients ask for the model"))
+    load_format: LoadFormat = field(
+        default="auto", metadata=flag("where weights come from: safetensors, or dummy: random ones, for measuring")
+    )
     device: Device = field(default="auto", metadata=flag("where to compute"))
     dtype: DType = field(default="auto", metadata=flag("number format of weights and KV cache"))
     quantization: Quantization = field(

@@ -39,7 +39,7 @@ class CpuRunner:
         config, model, dtype = setup.config, setup.model, setup.dtype
         _refuse_unsupported(config)
         if config.deterministic:
-            # where threads part, a few numbers miss the vector's way of rounding, and where that is depends on the batch
+            # where threads part, some numbers are rounded as a vector's are not, and the batch decides which
             torch.set_num_threads(1)
         options = _linear_options(config, model, dtype)
 

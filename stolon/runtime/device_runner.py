@@ -117,7 +117,7 @@ def _load(setup: Setup, accelerator: Accelerator) -> DeviceModel:
         table=SlotTable(accelerator, config.scheduler.max_running_requests, setup.context_length),
         eos_token_ids=setup.eos_token_ids,
         most_rows=config.scheduler.max_running_requests,
-        most_tokens=config.scheduler.token_budget,
+        most_tokens=config.scheduler.step_tokens,
     )
 
 
@@ -135,7 +135,7 @@ def _measure(setup: Setup, model: DeviceModel, cache_dtype: torch.dtype) -> dict
 
 
 def _graph_rows(config: EngineConfig) -> int:
-    most = min(config.scheduler.max_running_requests, config.scheduler.token_budget)
+    most = min(config.scheduler.max_running_requests, config.scheduler.step_tokens)
     return min(most, MOST_GRAPH_ROWS if config.cuda_graph_max_bs is None else config.cuda_graph_max_bs)
 
 

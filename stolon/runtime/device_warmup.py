@@ -48,7 +48,7 @@ def run(steps: DeviceSteps, trial: Trial) -> None:
 def largest_trial(setup: Setup) -> Trial:
     """As many tokens as a step may have, in as many rows, all of which draw with everything that can be asked for."""
     scheduler = setup.config.scheduler
-    tokens = min(scheduler.token_budget, setup.context_length * scheduler.max_running_requests)
+    tokens = min(scheduler.step_tokens, setup.context_length * scheduler.max_running_requests)
     singles = min(scheduler.max_running_requests, tokens) - 1
     lengths = [1] * singles
     left = tokens - singles
@@ -71,8 +71,8 @@ def decode_trial(rows: int, start: int = 0, params: SamplingParams = EVERYTHING,
 def warm_trials(setup: Setup, num_slots: int) -> Iterator[Trial]:
     """One of every kind of step: by rows and tokens, what draws need, shared prefixes, masks, looks at prompts."""
     scheduler = setup.config.scheduler
-    most_rows = min(scheduler.max_running_requests, scheduler.token_budget)
-    longest = min(setup.context_length, num_slots, scheduler.token_budget)
+    most_rows = min(scheduler.max_running_requests, scheduler.step_tokens)
+    longest = min(setup.context_length, num_slots, scheduler.step_tokens)
     for rows in sorted({min(rows, most_rows) for rows in (1, 2, 16, 17)}):
         yield decode_trial(rows)
         yield decode_trial(rows, start=min(setup.context_length, num_slots) - 1)
@@ -85,7 +85,7 @@ def warm_trials(setup: Setup, num_slots: int) -> Iterator[Trial]:
             yield decode_trial(rows, start=shared, shared=shared)
     for length in sorted({min(length, longest) for length in (2, 16, 17, 128, 1000)}):
         yield Trial(Plan([_row(0, 0, length, PLAIN)]))
-        if most_rows > 1 and length < scheduler.token_budget:
+        if most_rows > 1 and length < scheduler.step_tokens:
             yield Trial(Plan([_row(0, 0, 1, PLAIN), _row(1, 0, length, PLAIN)]))
     yield Trial(Plan([_row(0, 0, longest, SamplingParams(prompt_logprobs=5, logprob_token_ids=(0,)))]))
 

@@ -38,7 +38,7 @@ class EmbeddingEngine:
         self.width = model.width
         self.is_classifier = model.is_classifier
         self._thread = EmbeddingThread(
-            model, token_budget=config.scheduler.token_budget, most_waiting=config.scheduler.max_queued_requests
+            model, token_budget=config.scheduler.step_tokens, most_waiting=config.scheduler.max_queued_requests
         )
         self._at_exit = weakref.finalize(self, self._thread.stop)
         self._process = os.getpid()

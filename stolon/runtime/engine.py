@@ -19,6 +19,7 @@ from pathlib import Path
 from ..lang.constraint import Constraint
 from ..lang.errors import ContextLengthError, EngineClosedError, EngineError, InvalidRequest
 from ..lang.types import MAX_SEED, Delta, SamplingParams, Usage
+from .accelerator import Accelerator
 from .chat import ChatTemplate
 from .config import EngineConfig
 from .constrained import Form
@@ -27,7 +28,7 @@ from .grammar.compiler import GrammarCompiler
 from .loop import EngineThread, Heartbeat
 from .metrics import SchedulerStats
 from .preface import Prefaces
-from .runner import ModelRunner
+from .runner import ModelRunner, resolve
 from .scheduler import Scheduler
 from .tokenizer import Tokenizer
 from .view import View
@@ -59,13 +60,15 @@ class Engine:
     Requests may come from several event loops and threads at once. Raises CheckpointError if the files are wrong.
     """
 
-    def __init__(self, config: EngineConfig) -> None:
+    def __init__(self, config: EngineConfig, *, accelerator: Accelerator | None = None) -> None:
+        """accelerator: the device, instead of `config.device`"""
+        config = resolve(config)
         folder = model_directory(config.model_path)
         template = None if config.chat_template is None else Path(config.chat_template)
         self.config = config
         self.tokenizer = Tokenizer.load(folder if config.tokenizer_path is None else Path(config.tokenizer_path))
         self.chat = ChatTemplate.load(self.tokenizer, folder, template)
-        runner = ModelRunner(config, end_token_ids=self.tokenizer.eos_ids)
+        runner = ModelRunner(config, end_token_ids=self.tokenizer.eos_ids, accelerator=accelerator)
         self.memory_report = runner.memory_report
         self.context_length = runner.context_length
         self.vocab_size = runner.vocab_size

@@ -151,7 +151,7 @@ def _check_in_flight(plan: Plan) -> None:
 
 
 def _check_plan(config: SchedulerConfig, plan: Plan, in_flight: Items[Plan]) -> None:
-    ensure(plan.num_tokens <= config.token_budget, "a plan is over its budget", plan.num_tokens)
+    ensure(plan.num_tokens <= config.step_tokens, "a plan is over its budget", plan.num_tokens)
     ensure(len({row.sequence.id for row in plan.rows}) == len(plan.rows), "a sequence has two rows")
     written: list[int] = []
     for row in plan.rows:

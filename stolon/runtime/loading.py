@@ -43,24 +43,18 @@ class Origin:
     open: Callable[[torch.dtype, torch.device, Place | None], AbstractContextManager[Source]]
 
 
-def checkpoint_origin(path: str) -> Origin:
-    """The folder that `path` names. Raises CheckpointError."""
-    directory: Path = model_directory(path)
+def find_model(config: EngineConfig) -> Origin:
+    """The model in the folder that the settings name. Raises CheckpointError."""
+    directory: Path = model_directory(config.model_path)
     model = read_model_config(directory)
 
     def open_files(dtype: torch.dtype, device: torch.device, place: Place | None) -> Checkpoint:
         return Checkpoint(directory, dtype, tied=model.tied, place=place)
 
-    return Origin(str(directory), model, open_files)
-
-
-def random_origin(model: ModelConfig, seed: int = 0) -> Origin:
-    """Weights that mean nothing, made on the device: for measuring."""
-
     def make(dtype: torch.dtype, device: torch.device, place: Place | None) -> RandomWeights:
-        return RandomWeights(dtype, device, seed)
+        return RandomWeights(dtype, device)
 
-    return Origin("random weights", model, make)
+    return Origin(str(directory), model, make if config.load_format == "dummy" else open_files)
 
 
 @dataclass(frozen=True, slots=True)

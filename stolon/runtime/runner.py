@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
 from ..lang.errors import InvalidRequest
@@ -9,9 +11,11 @@ from .accelerator import Accelerator, cuda_accelerator
 from .config import EngineConfig
 from .cpu_runner import CpuRunner, choose_cpu_dtype
 from .device_runner import DeviceRunner, choose_device_dtype
-from .loading import Origin, Setup, checkpoint_origin, context_length
+from .loading import Setup, context_length, find_model
 from .oom import MemoryGuarded, out_of_memory
 from .sequence import Plan, Step
+
+GPU_STEP_TOKENS = 8192
 
 
 class ModelRunner:
@@ -27,20 +31,19 @@ class ModelRunner:
         config: EngineConfig,
         *,
         end_token_ids: frozenset[int] = frozenset(),
-        origin: Origin | None = None,
         accelerator: Accelerator | None = None,
     ) -> None:
         """Load the weights and make the cache.
 
         end_token_ids: further tokens that end an answer, which only the tokenizer knows; `min_tokens` hides them too
-        origin: a model other than that of `config.model_path`; accelerator: the device, instead of `config.device`
+        accelerator: the device, instead of `config.device`
         Raises CheckpointError where the checkpoint is wrong, InvalidRequest where the settings are.
         """
         if config.threads is not None:
             torch.set_num_threads(config.threads)
         if accelerator is None and wants_gpu(config):
             accelerator = cuda_accelerator()
-        origin = checkpoint_origin(config.model_path) if origin is None else origin
+        origin = find_model(config)
         model = origin.model
         setup = Setup(
             config=config,
@@ -67,6 +70,14 @@ class ModelRunner:
         """Begin the forward pass. A row's own fault will be its result's error, any other fails the step."""
         with out_of_memory():
             return MemoryGuarded(self._runner.launch(plan))
+
+
+def resolve(config: EngineConfig) -> EngineConfig:
+    """With what a GPU makes of settings that were left open. A step's fixed cost is small there beside its work only if
+    it has thousands of tokens; and a step of 8,192 is short enough for those who wait for their next one."""
+    if config.scheduler.token_budget is None and wants_gpu(config):
+        return replace(config, scheduler=replace(config.scheduler, token_budget=GPU_STEP_TOKENS))
+    return config
 
 
 def wants_gpu(config: EngineConfig) -> bool:

@@ -150,7 +150,7 @@ class Scheduler:
         self.roster.sweep()
         resting = self._admission.make_way()
         plan = Plan([], step=self.counters.steps + 1)
-        budget = self._planner.plan_running(plan, self._throttle.limit(self.config.token_budget), resting)
+        budget = self._planner.plan_running(plan, self._throttle.limit(self.config.step_tokens), resting)
         if budget > 0 and len(self.roster.waiting):
             self._admission.plan_waiting(plan, budget)
         if plan.rows:

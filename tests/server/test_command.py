@@ -51,7 +51,7 @@ BAD = [
     (["--tensor-parallel-size", "2"], 2, "--tensor-parallel-size 2 is not possible here; only 1 can be: one server"),
     (["--trust-remote-code"], 2, "no code of a checkpoint is ever run"),
     (["--speculative-config", "{}"], 2, "speculative decoding is not supported"),
-    (["--load-format=gguf"], 2, "only auto, safetensors can be"),
+    (["--load-format=gguf"], 2, "invalid choice"),
     (["--kv-cache-dtype", "fp8_e5m2"], 2, "fp8_e4m3"),
     (["elsewhere"], 2, "two models are named: elsewhere and --model-path somewhere"),
     (["--config", "/nowhere.yaml"], 2, "--config /nowhere.yaml cannot be read"),
