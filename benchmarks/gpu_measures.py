@@ -120,7 +120,7 @@ def idle(task: Task) -> Figures:
 
 def _idle_share(work: Callable[[], object]) -> float | None:
     import torch
-    from torch.autograd.profiler_util import DeviceType
+    from torch.autograd.profiler_util import DeviceType  # pyright: ignore[reportPrivateImportUsage]
     from torch.profiler import ProfilerActivity, profile
 
     activities = [ProfilerActivity.CUDA] if torch.cuda.is_available() else [ProfilerActivity.CPU]
