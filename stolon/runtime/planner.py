@@ -64,7 +64,8 @@ class Planner:
                 break
             victim = self.roster.youngest()
             if victim is None:  # all others are in a step already, or there are none
-                left_out = decoding.pop()
+                left_out = max(decoding, key=seniority)  # the next step may preempt it
+                decoding = [s for s in decoding if s is not left_out]
                 if len(self.roster.running) == 1 and not left_out.in_flight:
                     self._give_up(left_out)
             else:

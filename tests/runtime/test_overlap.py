@@ -232,6 +232,17 @@ def test_who_cannot_go_on_for_want_of_memory_yields_one_step_later() -> None:
     assert engine.answers == [alone(s) for s in engine.sequences]
 
 
+def test_a_higher_priority_is_not_the_one_to_yield() -> None:
+    engine = Engine(slots=26)
+    low = engine.submit([1, 2, 3, 4, 5], max_tokens=15)
+    engine.turn()
+    high = [engine.submit([6, seed], max_tokens=10, seed=seed, priority=1) for seed in range(2)]
+    engine.run()
+    assert low.preemptions
+    assert [s.preemptions for s in high] == [0, 0]
+    assert engine.answers == [alone(s) for s in engine.sequences]
+
+
 def test_a_higher_priority_gets_the_place_of_one_that_a_step_holds() -> None:
     engine = Engine(config={"max_running_requests": 2})
     low = [engine.submit([1, 2, seed], max_tokens=30, seed=seed) for seed in range(2)]
