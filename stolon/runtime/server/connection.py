@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+from typing import Any
 
 from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
@@ -96,6 +97,13 @@ class Connection(RequestHandler):
             return
         logger.info("a client read nothing for %g s; its connection is closed", self._write_timeout_s)
         self.transport.abort()
+
+    def log_exception(self, *args: Any, **kw: Any) -> None:
+        """A body that cannot be decoded has been answered; aiohttp meets it again when it clears the connection."""
+        if isinstance(kw.get("exc_info"), web.RequestPayloadError):
+            logger.debug("the rest of a refused body cannot be decoded")
+            return
+        super().log_exception(*args, **kw)
 
     def handle_error(
         self, request: BaseRequest, status: int = 500, exc: BaseException | None = None, message: str | None = None
