@@ -78,6 +78,17 @@ def test_ragged_rows_attend_as_in_the_plain_form(
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("window", [None, 1, 3, 64])
+@pytest.mark.parametrize("heads", [(6, 2), (4, 4)])
+def test_rows_of_a_few_tokens_attend_as_in_the_plain_form(
+    heads: tuple[int, int], window: int | None, dtype: torch.dtype
+) -> None:
+    shapes = [(0, 2), (1, 3), (90, 8), (100, 1), (101, 2), (95, 5), (99, 3), (0, 8), (300, 7), (40, 9)]
+    case = make_case(shapes, heads=heads, dtype=dtype)
+    torch.testing.assert_close(case.fast(window), case.plain(window), rtol=0, atol=TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("room", [1, 64, 100_000])
 def test_any_grouping_of_single_rows_gives_the_same(
     room: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
