@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from threading import Lock
+from typing import Generic, TypeVar
 
 _CONTEXT = 3  # tokens before a text that are read with it: a word may be cut in another way behind them
-_KEPT = 4096  # texts whose tokens are known
+_KEPT = 4096  # texts, and pairs of tokens, of which is known how they are read
+_MOST_BEHIND = 256  # tokens that are tried behind another, at some 20 µs each
+K = TypeVar("K")
+V = TypeVar("V")
 
 
 class Canonical:
@@ -20,8 +24,8 @@ class Canonical:
     def __init__(self, texts: Sequence[bytes | None], encode: Callable[[str], list[int]]) -> None:
         self._texts = texts
         self._encode = encode
-        self._known: OrderedDict[tuple[bytes, bytes, tuple[int, ...]], list[int]] = OrderedDict()
-        self._lock = Lock()
+        self._cuts = _Kept[tuple[bytes, bytes, tuple[int, ...]], list[int]]()
+        self._pairs = _Kept[tuple[bytes, int, tuple[int, ...]], bool]()
 
     def cut(self, said: Sequence[int], text: bytes, ends: tuple[int, ...]) -> list[int]:
         """The tokens with which every canonical text goes on that begins with what was said and `text`.
@@ -32,15 +36,45 @@ class Canonical:
         the beginning up to there (so it is with byte pair encoding); what all these beginnings share is certain.
         """
         key = (self._before(said), text, ends)
-        with self._lock:
-            known = self._known.get(key)
-            if known is None and len(self._known) >= _KEPT:
-                self._known.popitem(last=False)
+        known = self._cuts.get(key)
         if known is None:
             known = self._certain(*key)
-            with self._lock:
-                self._known[key] = known
+            self._cuts.put(key, known)
         return known
+
+    def only(self, said: Sequence[int], legal: Sequence[int], after: Callable[[int], Sequence[int]]) -> int | None:
+        """The one of the `legal` next tokens with which a canonical text can go on; None where there may be several.
+
+        after: the legal tokens behind one of them
+        Of two tokens where one begins the other, the shorter is the tokenizer's only if it comes out, followed by some
+        legal token, where both are read together; if that never happens, it is not.
+        """
+        longest = max(legal, key=lambda token: len(self._texts[token] or b""))
+        before = self._before(said)
+        if any(token != longest and self._may_come(before, token, after(token)) for token in legal):
+            return None
+        return longest
+
+    def _may_come(self, before: bytes, token: int, behind: Sequence[int]) -> bool:
+        if len(behind) > _MOST_BEHIND:
+            return True
+        key = (before, token, tuple(behind))
+        known = self._pairs.get(key)
+        if known is None:
+            known = any(self._reads(before, token, follower) for follower in behind)
+            self._pairs.put(key, known)
+        return known
+
+    def _reads(self, before: bytes, token: int, follower: int) -> bool:
+        """Whether both come out as they are, where that can be found out."""
+        first, second = self._texts[token], self._texts[follower]
+        if not first or not second:
+            return True
+        try:
+            tokens = self._encode((before + first + second).decode())
+        except UnicodeDecodeError:
+            return True
+        return tokens[-2:] == [token, follower]
 
     def _certain(self, before: bytes, text: bytes, ends: tuple[int, ...]) -> list[int]:
         certain = self._tokens(before, text)
@@ -74,6 +108,24 @@ class Canonical:
             first += 1
         spelled = b"".join(self._texts[token] or b"" for token in tokens[first:])
         return tokens[first:] if length == len(before) and spelled == text else None
+
+
+class _Kept(Generic[K, V]):
+    """What was found lately."""
+
+    def __init__(self) -> None:
+        self._found: OrderedDict[K, V] = OrderedDict()
+        self._lock = Lock()
+
+    def get(self, key: K) -> V | None:
+        with self._lock:
+            return self._found.get(key)
+
+    def put(self, key: K, value: V) -> None:
+        with self._lock:
+            self._found[key] = value
+            if len(self._found) > _KEPT:
+                self._found.popitem(last=False)
 
 
 def _continues(byte: int) -> bool:

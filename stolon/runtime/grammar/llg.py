@@ -29,6 +29,8 @@ LONGEST_COMPLETION = 16_384
 # tokens tried one by one where the budget is nearly spent, and CPU seconds for all of them
 _TRIED = 128
 _TRIED_S = 0.02
+# legal tokens among which one may be the only one that the tokenizer would give
+_FEW = 8
 # what is left over after letters: a name in the making may meet one that is taken, and need more letters
 _SLACK = 3
 # CPU seconds of llguidance's in one step that are slow, and how many slow steps an answer may have
@@ -176,12 +178,34 @@ class LlgMatcher:
         return text
 
     def forced_tokens(self, said: Sequence[int], budget: int) -> list[int]:
-        """llguidance's own: its masks allow nothing else there, so they are within the budget if anything is."""
+        """llguidance's own: its masks allow nothing else there, so they are within the budget if anything is. It leaves
+        out a token where a shorter one is legal, too; that one is forced all the same if the other is never read there.
+        """
         if self._state.is_accepting():
             return []
         tokens = self._state.compute_ff_tokens()
         self._check()
+        if not tokens and len(self._known) + self._drift + self._grammar.wide_jump < budget:
+            tokens = self._only_one(said)
         return tokens[:budget]
+
+    def _only_one(self, said: Sequence[int]) -> list[int]:
+        canonical, text = self._grammar.vocabulary.canonical, self._state.compute_ff_bytes()
+        if canonical is None or not text:
+            return []
+        legal: list[int] = allowed_tokens(self._state.compute_bitmask()).tolist()
+        self._check()
+        texts = self._grammar.vocabulary.texts
+        if not 0 < len(legal) <= _FEW or any(len(texts[token]) > len(text) for token in legal):
+            return []
+
+        def after(token: int) -> list[int]:
+            copy = self._state.deep_copy()
+            copy.consume_token(token)
+            return allowed_tokens(copy.compute_bitmask()).tolist()
+
+        token = canonical.only(said, legal, after)
+        return [] if token is None else [token]
 
     def distance(self) -> int:
         if self._state.is_accepting():

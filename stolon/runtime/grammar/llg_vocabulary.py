@@ -9,6 +9,8 @@ import numpy as np
 from llguidance import LLTokenizer
 from numpy.typing import NDArray
 
+from .canonical import Canonical
+
 # tokens that begin more values or keys than these are set apart: few tokens do
 FEW_OPENINGS = 2
 _NOT_PLAIN = frozenset(b'"\\\x7f') | frozenset(range(0x20))
@@ -51,6 +53,7 @@ class LlgVocabulary:
         self.ends_string[:] = [token[:1] == b'"' for token in tokens]
         self.only_closes = self.closing_rank < 0
         self.texts = tokens  # empty for what is no text
+        self.canonical = None if encode is None else Canonical(tokens, encode)
         self._plain: dict[bytes, NDArray[np.int32]] = {}
         self.openings = max((_openings(token) for token in tokens), default=1)
         self.is_wide: NDArray[np.bool_] = np.zeros(self.rows, np.bool_)
