@@ -6,6 +6,7 @@ import asyncio
 import errno
 import ipaddress
 import logging
+import os
 import signal
 import socket
 import sys
@@ -127,8 +128,8 @@ async def _serve(settings: ServerConfig, config: EngineConfig, sock: socket.sock
         engine, embedder = await asyncio.to_thread(load, config)
         service.serve(engine, embedder=embedder)
         stop = StopSignals()
-        print(service.served.memory_report)
-        print(f"ready: {_url(sock)} serves {service.served.model_name}", flush=True)
+        _say(service.served.memory_report)
+        _say(f"ready: {_url(sock)} serves {service.served.model_name}")
         await until_stopped(service, stop)
         return 0
     finally:
@@ -156,6 +157,16 @@ def load(config: EngineConfig) -> tuple[Engine | None, EmbeddingEngine | None]:
     except Exception as error:
         logger.debug("loading failed", exc_info=error)
         raise CannotStart(f"the model cannot be loaded: {type(error).__name__}: {error}", 1) from error
+
+
+def _say(text: str) -> None:
+    """Print; a server whose standard output is full or closed serves all the same."""
+    try:
+        print(text, flush=True)
+    except OSError as error:
+        logger.warning("standard output cannot be written: %s", error.strerror)
+        # what is left in the buffer would be tried again at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _not_installed(error: ImportError) -> CannotStart:
