@@ -8,8 +8,11 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from stolon.kernels import attention_decode, attention_extend
+from stolon.kernels import attention_decode, attention_extend, linear_gpu, norm, rotary, sample, silu_mul
+from stolon.kernels.drawing import Allowed, Bias, Draws, Penalties
 from stolon.kernels.paged import DecodeWork, ExtendWork, PagedKV
+from stolon.kernels.reference import HeadNorm, Places
+from stolon.kernels.reference_linear import Weight
 
 Case = tuple[str, Callable[[], object]]
 
@@ -30,10 +33,61 @@ def empty(*shape: int, dtype: torch.dtype = torch.int32) -> Tensor:
 
 
 def cases(*, brief: bool = False) -> Iterator[Case]:
-    """brief: each kernel once, as Llama-3.1-8B in bfloat16 has it"""
+    """brief: each kernel once or twice, as Llama-3.1-8B in bfloat16 has it"""
     forms = [(model, kind, False) for model in MODELS for kind in KINDS] + [("llama-8b", "bf16", True)]
     for model, kind, float8 in [("llama-8b", "bf16", False)] if brief else forms:
         yield from _attention(model, kind, float8)
+        yield from _rotary(model, kind, float8)
+    for kind in ["bf16"] if brief else KINDS:
+        yield from _rows(kind)
+        yield from _linear(kind, [1] if brief else [1, 64, 4096])
+    yield from _sample(brief)
+
+
+def _rotary(model: str, kind: str, float8: bool) -> Iterator[Case]:
+    heads, kv_heads, head_dim = MODELS[model]
+    dtype = KINDS[kind]
+    keys, values = (empty(4096, kv_heads, head_dim, dtype=torch.float8_e4m3fn if float8 else dtype) for _ in range(2))
+    long = empty(16, dtype=torch.int64)
+    qkv = empty(16, heads + 2 * kv_heads, head_dim, dtype=dtype)
+    turns = empty(4096, head_dim, dtype=torch.float32)
+    norm = HeadNorm(empty(heads + kv_heads, head_dim, dtype=dtype), 1e-6)
+    cache = PagedKV(keys, values, empty(1, 1))
+    name = f"{model} {kind}" + (" fp8 cache" if float8 else "")
+    yield f"rotary {name}", partial(rotary.rotary_write, qkv, turns, Places(long, long), cache, norm)
+
+
+def _rows(kind: str) -> Iterator[Case]:
+    x, weight = empty(16, 4096, dtype=KINDS[kind]), empty(4096, dtype=KINDS[kind])
+    yield f"rms_norm {kind}", partial(norm.rms_norm, x, weight, 1e-5)
+    yield f"add_rms_norm {kind}", partial(norm.add_rms_norm, x, x.clone(), weight, 1e-5)
+    yield f"silu_mul {kind}", partial(silu_mul.silu_mul, empty(16, 28672, dtype=KINDS[kind]))
+
+
+def _linear(kind: str, rows: list[int]) -> Iterator[Case]:
+    dtype = KINDS[kind]
+    for count in rows:
+        x = empty(count, 4096, dtype=dtype)
+        for form, stored in {"plain": dtype, "int8": torch.int8, "fp8": torch.float8_e4m3fn}.items():
+            scales = None if form == "plain" else empty(4096, dtype=torch.float32)
+            weight = Weight(empty(4096, 4096, dtype=stored), scales, empty(4096, dtype=dtype))
+            yield f"linear {kind} x {form}, {count} rows", partial(linear_gpu.linear, x, weight)
+    weight = Weight(empty(4096, 4096, dtype=dtype))
+    yield f"linear {kind} uniform", partial(linear_gpu.linear, empty(64, 4096, dtype=dtype), weight, uniform=True)
+
+
+def _sample(brief: bool) -> Iterator[Case]:
+    vocab = 128256
+    number, whole = empty(16, dtype=torch.float32), empty(16)
+    penalties = Penalties(number, number, number, empty(16, vocab), whole)
+    bias = Bias(empty(17), whole, number)
+    allowed = Allowed(empty(16, vocab // 32), whole)
+    draws = Draws(number, whole, number, number, empty(16, 2), True, penalties, bias, allowed)
+    plain = Draws(number, whole, number, number, empty(16, 2), False)
+    for kind in ["bf16"] if brief else KINDS:
+        logits = empty(16, vocab, dtype=KINDS[kind])
+        yield f"sample {kind} with everything", partial(sample.sample, logits, draws)
+        yield f"sample {kind} without filters", partial(sample.sample, logits, plain)
 
 
 def _attention(model: str, kind: str, float8: bool) -> Iterator[Case]:

@@ -1,4 +1,4 @@
-"""Sizes that the attention kernels work in: one table a kernel.
+"""Sizes that the kernels work in: one table a kernel.
 
 No GPU could be measured when these were chosen: the reason given is arithmetic on an H100's limits (227 KiB of shared
 memory and 65,536 registers a multiprocessor) and what the compiler reports (`python -m benchmarks.kernel_check`).
@@ -48,6 +48,61 @@ _DECODE = {
 }
 # One row's head, 16 partial results at a time: 8 KiB on the way, so that 30 pieces take two memory latencies.
 MERGE = Tile(1, 16, 4, 1)
+# 1024 numbers a program: enough programs for the chip in decode, few enough not to matter in prefill.
+ELEMENTS = Tile(1, 1024, 4, 1)
+# Heads of one token that a program turns: eight of 128 are 32 numbers a thread.
+ROTARY = Tile(8, 1, 4, 1)
+# Logits of a row that a program takes: 16 a thread; a vocabulary of 152k has 38 segments, which fill the chip from 7
+# rows on.
+SEGMENT = Tile(1, 4096, 8, 1)
+# The search for floors reads a row, from the second-level cache, some 15 times over with one program: all its threads.
+FLOORS = Tile(1, 8192, 32, 1)
+# A number for each segment: one warp.
+FINISH = Tile(1, 1, 1, 1)
+
+
+@dataclass(frozen=True, slots=True)
+class ProductTile:
+    """rows of x, outputs, and inputs of one step of a product's loop"""
+
+    rows: int
+    outputs: int
+    inputs: int
+    warps: int
+    stages: int
+
+    @property
+    def options(self) -> dict[str, int | bool]:
+        return {"num_warps": self.warps, "num_stages": self.stages, "enable_fp_fusion": True}
+
+
+# Programs of a product that reads weights only: two for each multiprocessor of an H100 or H200.
+PRODUCT_PROGRAMS = 264
+# By the most rows, and the bytes of a weight. Few rows are bound by reading weights: a step reads 16 KiB of them, three
+# of which are on the way. Many rows are bound by the matrix units.
+_PRODUCT = {
+    (16, 1): ProductTile(16, 64, 256, 4, 4),
+    (16, 2): ProductTile(16, 64, 128, 4, 4),
+    (16, 4): ProductTile(16, 64, 64, 4, 3),
+    (64, 1): ProductTile(64, 64, 128, 4, 4),
+    (64, 2): ProductTile(64, 64, 128, 4, 3),
+    (64, 4): ProductTile(64, 64, 32, 4, 3),
+    (128, 1): ProductTile(128, 128, 64, 8, 3),
+    (128, 2): ProductTile(128, 128, 64, 8, 3),
+    (128, 4): ProductTile(64, 64, 32, 4, 3),
+}
+
+
+def product_tile(rows: int | None, weight_bytes: int) -> ProductTile:
+    """rows: of x, None for one tile whatever they are: then a row's sums do not depend on how many there are"""
+    if rows is None:
+        return _PRODUCT[64, weight_bytes]
+    return _PRODUCT[16 if rows <= 16 else 64 if rows <= 64 else 128, weight_bytes]
+
+
+def row_tile(width: int) -> Tile:
+    """Of what takes a row whole: 16 numbers a thread, so that a row is read once and stays in registers."""
+    return Tile(1, padded(width), min(16, max(1, padded(width) // 512)), 1)
 
 
 def padded(size: int) -> int:

@@ -26,7 +26,7 @@ FILTERS = [
 ]
 
 
-def make_draws(vocab: int, *, first_key: int = 0, filters: list[tuple[float, int, float, float]] = FILTERS) -> Draws:
+def make_draws(*, first_key: int = 0, filters: list[tuple[float, int, float, float]] = FILTERS) -> Draws:
     temperature, top_k, top_p, min_p = zip(*filters, strict=True)
     keys = [draw_keys(11, first_key + row) for row in range(len(filters))]
     return Draws(

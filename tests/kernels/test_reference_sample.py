@@ -19,7 +19,7 @@ VOCAB = 500
 
 @pytest.mark.parametrize("seed", range(5))
 def test_floors_are_those_of_the_cpu_sampler(seed: int) -> None:
-    draws = make_draws(VOCAB)
+    draws = make_draws()
     scaled = make_logits(len(FILTERS), VOCAB, seed=seed)
     params = [SamplingParams(temperature=t, top_k=k, top_p=p, min_p=m) for t, k, p, m in FILTERS]
     torch.testing.assert_close(filter_floors(scaled, draws), sampler.filter_floors(scaled, params))
@@ -56,7 +56,7 @@ def test_what_is_drawn_is_allowed_counted_and_told_by_the_logits_as_they_came() 
     rows = len(FILTERS)
     logits = make_logits(rows, VOCAB)
     penalties, allowed = make_penalties(rows, VOCAB), make_allowed(rows, VOCAB)
-    draws = replace(make_draws(VOCAB), penalties=penalties, bias=make_bias(rows, VOCAB), allowed=allowed)
+    draws = replace(make_draws(), penalties=penalties, bias=make_bias(rows, VOCAB), allowed=allowed)
     before = penalties.counts.clone()
     drawn = sample(logits, draws)
     expected = logits.double().log_softmax(1).gather(1, drawn.tokens.unsqueeze(1)).squeeze(1)
@@ -74,7 +74,7 @@ def test_what_is_drawn_is_allowed_counted_and_told_by_the_logits_as_they_came() 
 
 def test_a_bad_row_gets_no_token_and_harms_no_other() -> None:
     logits = make_logits(len(FILTERS), VOCAB)
-    draws = make_draws(VOCAB)
+    draws = make_draws()
     good = sample(logits, draws)
     logits = logits.clone()
     logits[0, 7] = math.nan
