@@ -129,8 +129,8 @@ def _extend(
     cache = head_keys, head_values, table + line * table_stride, key_stride, value_stride, scale
     state = nothing_read(QUERIES, DIMS)
     # every position below `everyone` is seen by every token of the tile, but for the window
-    everyone = start + low + 1
     end = start + tl.minimum(low + QUERIES // GROUP, length)
+    everyone = tl.minimum(start + low + 1, end)
     position = start + token
     begin = 0
     whole = 0

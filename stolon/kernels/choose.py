@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, Protocol
 
 from torch import Tensor
@@ -64,16 +65,38 @@ class Operators:
     sample: Sample
 
 
-def operators(device: Literal["cpu", "cuda"]) -> Operators:
-    """Triton's on a GPU, plain PyTorch's on a CPU."""
-    assert device == "cpu"
+def operators(device: Literal["cpu", "cuda"], *, deterministic: bool = False) -> Operators:
+    """Triton's on a GPU, plain PyTorch's on a CPU.
+
+    deterministic: a row's bits depend on its own tokens only, provided that each row goes through extend_attention; the
+        plain forms are not made for that
+    """
+    return _triton(deterministic) if device == "cuda" else _PLAIN
+
+
+_PLAIN = Operators(
+    rms_norm=reference.rms_norm,
+    add_rms_norm=reference.add_rms_norm,
+    rotary_write=reference.rotary_write,
+    silu_mul=reference.silu_mul,
+    linear=reference_linear.linear,
+    extend_attention=reference_attention.extend_attention,
+    decode_attention=reference_attention.decode_attention,
+    sample=reference_sample.sample,
+)
+
+
+def _triton(uniform: bool) -> Operators:
+    # here, because Triton is an optional dependency, of the extra `gpu`
+    from . import attention_decode, attention_extend, linear_gpu, norm, rotary, sample, silu_mul
+
     return Operators(
-        rms_norm=reference.rms_norm,
-        add_rms_norm=reference.add_rms_norm,
-        rotary_write=reference.rotary_write,
-        silu_mul=reference.silu_mul,
-        linear=reference_linear.linear,
-        extend_attention=reference_attention.extend_attention,
-        decode_attention=reference_attention.decode_attention,
-        sample=reference_sample.sample,
+        rms_norm=norm.rms_norm,
+        add_rms_norm=norm.add_rms_norm,
+        rotary_write=rotary.rotary_write,
+        silu_mul=silu_mul.silu_mul,
+        linear=partial(linear_gpu.linear, uniform=uniform),
+        extend_attention=partial(attention_extend.extend_attention, uniform=uniform),
+        decode_attention=attention_decode.decode_attention,
+        sample=sample.sample,
     )

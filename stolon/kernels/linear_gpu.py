@@ -154,7 +154,7 @@ def _add_splits(
     item = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     inside = item < count
     total = tl.zeros((BLOCK,), tl.float32)
-    for split in tl.static_range(SPLITS):
+    for split in range(SPLITS):
         total += tl.load(sums + tl.cast(count, tl.int64) * split + item, mask=inside, other=0.0)
     if SCALES:
         total *= tl.load(scales + item % OUTPUTS, mask=inside, other=0.0)

@@ -102,7 +102,7 @@ def choose_device_dtype(config: EngineConfig, model: ModelConfig) -> torch.dtype
 
 def _load(setup: Setup, accelerator: Accelerator) -> DeviceModel:
     config, model, device = setup.config, setup.model, accelerator.device
-    chosen = operators("cuda" if device.type == "cuda" else "cpu")
+    chosen = operators("cuda" if device.type == "cuda" else "cpu", deterministic=config.deterministic)
     place = None if device.type == "cpu" else Uploader(accelerator)
     decoder = load_decoder(setup, device_linear(config, chosen), chosen, setup.dtype, device, place)
     cache_dtype = _cache_dtype(config, setup.dtype)

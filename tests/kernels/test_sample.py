@@ -41,7 +41,7 @@ def _hashes(output, keys, COUNT: tl.constexpr):
 def test_the_hash_is_the_cpus_bit_for_bit(seed: int) -> None:
     keys = torch.tensor(draw_keys(seed, 7), dtype=torch.int32)
     got = torch.empty(4096, dtype=torch.int32)
-    _hashes[(1,)](got, keys, COUNT=4096)
+    _hashes[(1,)](got, keys, COUNT=tl.constexpr(4096))
     assert torch.equal(got, token_hash(torch.arange(4096, dtype=torch.int32) * 40009, keys[0], keys[1]))
 
 
@@ -66,9 +66,9 @@ def test_penalties_bias_and_masks_as_in_the_plain_form() -> None:
     penalties = make_penalties(ROWS, vocab)
     edits = {"bias": make_bias(ROWS, vocab), "allowed": make_allowed(ROWS, vocab)}
     draws = replace(make_draws(), penalties=penalties, **edits)
-    twin = replace(draws, penalties=replace(penalties, counts=penalties.counts.clone()))
-    check(sample.sample(logits, draws), reference_sample.sample(logits, twin))
-    assert torch.equal(penalties.counts, twin.penalties.counts)
+    counted = replace(penalties, counts=penalties.counts.clone())
+    check(sample.sample(logits, draws), reference_sample.sample(logits, replace(draws, penalties=counted)))
+    assert torch.equal(penalties.counts, counted.counts)
 
 
 def test_equal_logits_all_stay_and_the_lowest_token_wins_a_tie() -> None:
