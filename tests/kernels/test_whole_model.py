@@ -15,14 +15,16 @@ from stolon.runtime.config import EngineConfig, SchedulerConfig
 from stolon.runtime.runner import ModelRunner
 from tests.runtime.families import Driver, make_family, random_prompts
 
-NEW = 4
+NEW = 3
 
 
 def text_of(folder: Path, **settings: Any) -> list[list[int]]:
-    scheduler = SchedulerConfig(token_budget=64, max_running_requests=4)
-    config = EngineConfig(model_path=str(folder), kv_tokens=1024, scheduler=scheduler, **settings)
+    scheduler = SchedulerConfig(token_budget=32, max_running_requests=3)
+    config = EngineConfig(
+        model_path=str(folder), kv_tokens=512, scheduler=scheduler, context_length=128, cuda_graph=False, **settings
+    )
     driver = Driver(ModelRunner(config, accelerator=HostAccelerator()))
-    prompts = random_prompts([1, 40, 9])
+    prompts = random_prompts([1, 30, 9])
     params: list[dict[str, Any]] = [
         {},
         {"temperature": 0.8, "top_p": 0.9, "top_k": 40, "repetition_penalty": 1.2, "frequency_penalty": 0.3},
@@ -40,15 +42,20 @@ def with_triton(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     def choose(_device: str, **settings: Any) -> Any:
         return operators("cuda", **settings)
 
+    # steps of nobody, which compile all kernels before anybody waits: the interpreter has nothing to compile
+    monkeypatch.setattr(device_runner, "warm_trials", lambda *_: ())
     return lambda: monkeypatch.setattr(device_runner, "operators", choose)
 
 
-@pytest.mark.parametrize("family", ["llama", "qwen3"])
+# padding of a batch may hold anything, and the interpreter computes with numpy, which tells of what overflows
+@pytest.mark.filterwarnings("ignore:overflow encountered:RuntimeWarning")
+@pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")
 @pytest.mark.parametrize("deterministic", [False, True])
 def test_the_text_is_that_of_the_plain_forms(
-    family: str, deterministic: bool, tmp_path: Path, with_triton: Callable[[], None]
+    deterministic: bool, tmp_path: Path, with_triton: Callable[[], None]
 ) -> None:
-    make_family(family, tmp_path)
+    # heads of their own norms, a window in the second layer
+    make_family("qwen3", tmp_path)
     expected = text_of(tmp_path)
     with_triton()
     assert text_of(tmp_path, deterministic=deterministic) == expected
