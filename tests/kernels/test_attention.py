@@ -74,17 +74,17 @@ def test_a_float8_cache_is_read_with_its_scales(dtype: torch.dtype) -> None:
     check(decode(case, [Shared([0, 1], 500)]), case)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("window", [None, 1300])
+@pytest.mark.parametrize(("dtype", "window"), [(torch.float32, 1300), (torch.bfloat16, None)], ids=str)
 def test_a_shared_prefix_is_read_once_and_changes_nothing(dtype: torch.dtype, window: int | None) -> None:
-    contexts = [1000 + extra for extra in (1, 200, 7, 1, 64, 3)]
-    case = make_case([(1, context) for context in contexts], prefix=1000, dtype=dtype)
-    check(decode(case, [Shared([0, 1, 2, 4, 5], 1000)], window), case, window)
+    contexts = [700 + extra for extra in (1, 200, 7, 1, 64)]
+    case = make_case([(1, context) for context in contexts], prefix=700, dtype=dtype)
+    check(decode(case, [Shared([0, 1, 2, 4], 700)], window), case, window)
 
 
 def test_more_rows_than_a_tile_has_may_share_a_prefix() -> None:
-    case = make_case([(1, 402 + row % 3) for row in range(40)], prefix=400, heads=(4, 1))
-    check(decode(case, [Shared([*range(9), *range(10, 40)], 400)]), case)
+    case = make_case([(1, 402 + row % 3) for row in range(20)], prefix=400, heads=(4, 1))
+    assert len(case.rows) - 1 > case.heads.tokens_per_tile
+    check(decode(case, [Shared([*range(9), *range(10, 20)], 400)]), case)
 
 
 def test_groups_of_their_own_prefixes_decode_together() -> None:
@@ -100,7 +100,7 @@ def test_nothing_is_launched_for_no_tokens() -> None:
 def test_a_chunk_gives_the_bits_that_the_whole_prompt_gives_where_that_is_asked_for() -> None:
     case = make_case([(200, 200)], dtype=torch.bfloat16, heads=(4, 2))
     whole = extend_attention(case.query, case.cache, case.extend_work(), uniform=True)
-    for start, end in ((0, 1), (1, 150), (150, 199), (199, 200)):
+    for start, end in ((0, 1), (1, 150), (150, 200)):
         part = make_case([(end - start, end)], dtype=torch.bfloat16, heads=(4, 2))
         got = extend_attention(case.query[start:end], case.cache, part.extend_work(), uniform=True)
         assert torch.equal(got, whole[start:end])

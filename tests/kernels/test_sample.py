@@ -103,7 +103,7 @@ def test_no_rows_are_no_work() -> None:
 def test_a_row_draws_the_same_alone() -> None:
     logits, draws = make_logits(ROWS, 5000), make_draws()
     together = sample.sample(logits, draws)
-    for row in range(0, ROWS, 3):
+    for row in (2, 5):
         own = {name: getattr(draws, name)[row : row + 1] for name in ("temperature", "top_k", "top_p", "min_p", "keys")}
         alone = sample.sample(logits[row : row + 1], replace(draws, **own))
         assert alone.tokens[0] == together.tokens[row]
