@@ -41,6 +41,7 @@ class Accelerator(Protocol):
 
     device: torch.device
     chip: Chip
+    has_float8: bool
 
     def host_bytes(self, count: int) -> Tensor:
         """uint8 [count] on the host, which the device can copy from and to while the host goes on."""
@@ -67,6 +68,7 @@ class CudaAccelerator:
     def __init__(self, index: int = 0) -> None:
         self.device = torch.device("cuda", index)
         self.chip = _chip(self.device)
+        self.has_float8 = torch.cuda.get_device_capability(self.device) >= (8, 9)
         torch.cuda.set_device(self.device)
         self._stream = torch.cuda.current_stream(self.device)
         self._pool = torch.cuda.graph_pool_handle()
@@ -127,6 +129,7 @@ class HostAccelerator:
         """chip: the one whose plans of attention it follows"""
         self.device = torch.device("cpu")
         self.chip = chip
+        self.has_float8 = True
 
     def host_bytes(self, count: int) -> Tensor:
         return torch.empty(count, dtype=torch.uint8)

@@ -56,17 +56,20 @@ class AttentionPlans:
         """
         singles = self.singles(size)
         contexts = _padded(arranged.contexts, size.rows)
-        arrays: Arrays = {"lines": _padded(np.array(lines, np.int32), size.rows)}
+        padded_lines = _padded(np.array(lines, np.int32), size.rows)
+        arrays: Arrays = {}
         shares = False
         if singles:
             groups = [] if prefixes is False else [Shared(group.rows, group.length) for group in arranged.plan.shared]
             planner = self.planner(singles)
             plans = [planner.plan(contexts[:singles], groups, window) for window in self.windows]
+            arrays["lines"] = padded_lines[:singles]
             shares = bool(prefixes) or any(plan.prefixes is not None for plan in plans)
             for kind, plan in enumerate(plans):
                 arrays |= _decode_arrays(plan, planner, kind, shares=shares)
         if size.rows > singles:
             lengths = _padded(np.array([row.length for row in arranged.plan.rows], np.int32), size.rows)[singles:]
+            arrays["prompt_lines"] = padded_lines[singles:]
             arrays |= _extend_arrays(lengths, contexts[singles:], singles, self.heads)
         return arrays, shares
 
@@ -134,14 +137,13 @@ class DeviceAttention:
         self._turns = turns
         self._places = Places(arrays.int32("positions"), arrays.int32("slots"))
         self._singles = plans.singles(size)
-        lines = arrays.int32("lines")
         extend = None
         if size.rows > self._singles:
             extend = ExtendWork(
                 arrays.int32("firsts"),
                 arrays.int32("lengths"),
                 arrays.int32("contexts"),
-                lines[self._singles :],
+                arrays.int32("prompt_lines"),
                 arrays.int32("tiles").view(-1, 2),
             )
         self._kinds: list[_Kind] = []
@@ -149,7 +151,7 @@ class DeviceAttention:
             decode = None
             if self._singles:
                 decode = DecodeWork(
-                    lines[: self._singles],
+                    arrays.int32("lines"),
                     arrays.int32(f"items.{kind}").view(-1, 4),
                     arrays.int32(f"partials.{kind}"),
                     arrays.int32(f"prefixes.{kind}").view(-1, 5) if shares else None,

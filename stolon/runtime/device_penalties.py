@@ -87,7 +87,7 @@ class TokenCounts:
 
     def penalties(self, arrays: DeviceArrays) -> Penalties:
         """Enqueue what was planned."""
-        self._counts[arrays.int32("stale")] = 0
+        self._counts.index_fill_(0, arrays.int32("stale").long(), 0)
         where = arrays.int32("seen_lines"), arrays.int32("seen_tokens")
         self._counts.index_put_(where, arrays.int32("seen_counts"), accumulate=True)
         return Penalties(

@@ -48,7 +48,7 @@ class DeviceRunner:
     def __init__(self, setup: Setup, accelerator: Accelerator) -> None:
         """When this returns all kernels that steps may need are compiled, and the graphs recorded."""
         began = time.monotonic()
-        self._accelerator = accelerator
+        _refuse_unsupported(setup.config, accelerator)
         before = accelerator.free_bytes()
         model = _load(setup, accelerator)
         weights = before - accelerator.free_bytes()
@@ -98,6 +98,16 @@ def choose_device_dtype(config: EngineConfig, model: ModelConfig) -> torch.dtype
     if model.num_parameters < SMALL_MODEL:
         return torch.float32
     return DTYPES.get(model.dtype, torch.bfloat16)
+
+
+def _refuse_unsupported(config: EngineConfig, accelerator: Accelerator) -> None:
+    wanted = {"quantization": config.quantization == "fp8", "kv_cache_dtype": config.kv_cache_dtype != "auto"}
+    for name, asked in wanted.items():
+        if asked and not accelerator.has_float8:
+            raise InvalidRequest(
+                f"{name}: 8-bit floats need a GPU of compute capability 8.9 or newer; this is {accelerator.describe()}",
+                param=name,
+            )
 
 
 def _load(setup: Setup, accelerator: Accelerator) -> DeviceModel:

@@ -64,13 +64,17 @@ class DeviceStep:
 
     def sample(self, masks: Masks | None) -> None:
         """masks: their rows are those of the plan as the scheduler made it"""
-        with torch.inference_mode():
-            if self._sequences:
-                self._draw(masks)
-            if self._arranged.wanted.prompt:
-                self._look_prompts_up()
-            if not self._outbox.is_empty:
-                self._outbox.send()
+        try:
+            with torch.inference_mode():
+                if self._sequences:
+                    self._draw(masks)
+                if self._arranged.wanted.prompt:
+                    self._look_prompts_up()
+                if not self._outbox.is_empty:
+                    self._outbox.send()
+        except BaseException:
+            self._drawing.counts.forget()
+            raise
 
     def _draw(self, masks: Masks | None) -> None:
         drawing, sequences = self._drawing, self._sequences

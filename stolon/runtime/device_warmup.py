@@ -83,7 +83,9 @@ def warm_trials(setup: Setup, num_slots: int) -> Iterator[Trial]:
     for rows in sorted({min(rows, most_rows) for rows in (2, 16, 64)}):
         if rows > 1 and shared > 0:
             yield decode_trial(rows, start=shared, shared=shared)
-    for length in sorted({min(length, longest) for length in (2, 16, 17, 128, 1000)}):
+    # kernels of a few rows, of many, and in between; whether a number is a multiple of 16 makes a kernel of its own
+    powers = [1 << power for power in range(1, 21)]
+    for length in sorted({min(length, longest) for power in powers for length in (power, power + 1)}):
         yield Trial(Plan([_row(0, 0, length, PLAIN)]))
         if most_rows > 1 and length < scheduler.step_tokens:
             yield Trial(Plan([_row(0, 0, 1, PLAIN), _row(1, 0, length, PLAIN)]))
