@@ -117,6 +117,22 @@ def test_a_token_that_may_grow_with_what_follows_is_left_to_the_model() -> None:
     assert runs(grown, "them")[0][1] == []
 
 
+def test_a_token_is_forced_where_a_shorter_one_is_legal_but_never_read() -> None:
+    # `"}` is a token and may begin the string, but behind a space the tokenizer always reads ` "`
+    string = r'"[^"\\]*"'
+    texts = [b'"}', b' "', b" "]
+    assert all(len(encode(text.decode())) == 1 for text in texts)
+    grammar = compile_regex(r"name: " + string, vocabulary())
+    answer = 'name: "}"'
+    matcher, tokens = grammar.matcher(), encode(answer)
+    place = tokens.index(*encode(' "'))
+    for token in tokens[:place]:
+        matcher.advance(token)
+    assert set(encode(" ")) < set(grammar.legal(matcher._states[-1]))
+    assert matcher.forced_tokens(tokens[:place], PLENTY) == encode(' "')
+    check(grammar, answer)
+
+
 def test_half_a_character_is_not_forced() -> None:
     ((_, run), *_) = runs(compile_choices(["é", "è"], vocabulary()), "é")
     assert run == encode("é")[: len(run)]

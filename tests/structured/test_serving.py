@@ -19,6 +19,7 @@ from stolon.lang.errors import EngineError, InvalidRequest
 from stolon.lang.types import SamplingParams
 from stolon.runtime.engine import Engine, derive_seed
 from stolon.runtime.grammar.automaton import AutomatonGrammar, AutomatonMatcher
+from stolon.runtime.grammar.llg import LlgMatcher
 from tests.runtime.answers import GREEDY, SEEDED, Answer, answer, answers, engine_of, family_prompts, token_texts
 from tests.structured.forms import CHOICES, REGEXES, SCHEMAS, schema
 
@@ -72,6 +73,26 @@ async def test_neither_jumping_nor_batches_nor_preemption_change_an_answer(
     assert token_texts(sampled) == token_texts(plain[1])
     assert int(str(stats["forced"])) > 100
     assert ("kv_tokens" in settings) == (int(str(stats["preemptions"])) > 0)
+
+
+async def test_forcing_keeps_the_text_of_a_trained_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Masked greedy decoding that forces no token, on the built-in model, which was trained on its tokenizer's text."""
+    forms = [FORMS[0], FORMS[2], Constraint("regex", REGEXES[3]), Constraint("choices", choices=CHOICES[3])]
+    asked = ["Give me a JSON object for a person.", "Call a tool to get the weather in Paris.", "I like this film."]
+    params = replace(GREEDY, max_tokens=60)
+    found: list[list[Answer]] = []
+    for forcing in (True, False):
+        if not forcing:
+            for matcher in (AutomatonMatcher, LlgMatcher):
+                monkeypatch.setattr(matcher, "forced_tokens", lambda self, said, budget: [])
+        engine = engine_of(Path("tiny"))
+        assert engine.chat is not None
+        prompts = [engine.chat.encode([{"role": "user", "content": text}]) for text in asked]
+        jobs = [answer(engine, prompt, params, constraint=form) for prompt in prompts for form in forms]
+        found.append(await asyncio.gather(*jobs))
+        assert (int(str(engine.stats()["forced"])) > 0) == forcing
+        await engine.close()
+    assert [one.text for one in found[0]] == [one.text for one in found[1]]
 
 
 async def test_a_forced_answer_takes_one_step(engine: Engine) -> None:

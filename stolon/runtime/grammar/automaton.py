@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...lang.errors import EngineError, InvalidRequest
+from .canonical import Canonical
 from .dfa import Dfa, choices_dfa, regex_dfa
 from .distance import UNREACHABLE, token_distances
 from .trie import ClassTrie, Vocabulary
@@ -22,6 +23,7 @@ from .trie import ClassTrie, Vocabulary
 MASK_CACHE_BYTES = 32_000_000  # of one grammar
 _ANY_BUDGET = 0
 _LONGEST_RUN = 128  # bytes of forced text that are cut into tokens at once, at up to 0.1 ms a byte
+_FEW = 8  # legal tokens among which one may be the only one that the tokenizer would give
 _KEPT_RUNS = 4096  # of one grammar
 
 
@@ -111,6 +113,15 @@ class AutomatonGrammar:
             state = int(self.dfa.table[state, self.dfa.byte_class[byte]])
         return text, tuple(ends)
 
+    def legal(self, state: int) -> list[int]:
+        """The tokens that may come in `state`, whatever the budget."""
+        row = self.mask(state, UNREACHABLE)
+        return np.flatnonzero(np.unpackbits(np.frombuffer(row, np.uint8), bitorder="little")).tolist()
+
+    def after(self, state: int, token: int) -> int:
+        """The state after a legal token; an end token leads nowhere."""
+        return self.dfa.step(state, self.vocabulary.texts[token] or b"")
+
     def _made(self, state: int, budget: int) -> _StateMask:
         walk = self._trie.walk(self.dfa.table, state)
         distance = self.distances[walk.state]
@@ -179,14 +190,25 @@ class AutomatonMatcher:
         grammar, canonical = self._grammar, self._grammar.vocabulary.canonical
         if canonical is None or grammar.only[self._states[-1]] < 0:
             return []
-        text, ends = grammar.run(self._states[-1])
-        tokens = canonical.cut(said, text, ends)
         state = self._states[-1]
+        text, ends = grammar.run(state)
+        tokens = canonical.cut(said, text, ends)
+        if not tokens:
+            tokens = self._only_one(canonical, said, len(text))
         for count, token in enumerate(tokens, 1):
-            state = grammar.dfa.step(state, grammar.vocabulary.texts[token] or b"")
+            state = grammar.after(state, token)
             if grammar.distances[state] > budget - count:
                 return tokens[: count - 1]
         return tokens
+
+    def _only_one(self, canonical: Canonical, said: Sequence[int], length: int) -> list[int]:
+        """The token that is forced because no other is ever read, where all of few are within the `length` bytes."""
+        grammar, state = self._grammar, self._states[-1]
+        legal = grammar.legal(state)
+        if not 0 < len(legal) <= _FEW or any(len(grammar.vocabulary.texts[token] or b"") > length for token in legal):
+            return []
+        token = canonical.only(said, legal, lambda token: grammar.legal(grammar.after(state, token)))
+        return [] if token is None else [token]
 
     def distance(self) -> int:
         return int(self._grammar.distances[self._states[-1]])
