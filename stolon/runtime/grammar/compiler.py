@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from threading import Lock
 
 from ...lang.constraint import Constraint
-from ...lang.errors import EngineClosedError, InvalidRequest, OverloadedError
+from ...lang.errors import EngineClosedError, EngineError, InvalidRequest, OverloadedError
 from ..tokenizer import Tokenizer
 from .children import MAX_CHILDREN, ChildPool
 from .compiled import CompiledGrammars
@@ -142,6 +142,8 @@ class GrammarCompiler:
             return self._vocabularies.grammar(prepared)
         except Exception as error:  # whatever it is, those who wait get it
             return _closed() if self._is_closed else error
+        except BaseException as error:  # a panic of Rust is no Exception, and must not leave them waiting
+            return EngineError(f"the grammar could not be compiled: {error}", code="grammar_compiler")
 
 
 def _settle(future: Future[Grammar], result: Grammar | Exception) -> Future[Grammar]:

@@ -13,6 +13,8 @@ from .canonical import Canonical
 
 # tokens that begin more values or keys than these are set apart: few tokens do
 FEW_OPENINGS = 2
+# bytes; llguidance takes none beyond 255 and panics, and such tokens are runs of one sign
+_LONGEST_TOKEN = 200
 _NOT_PLAIN = frozenset(b'"\\\x7f') | frozenset(range(0x20))
 # ranks below the first close something; above the second are tokens that open, space and bytes of other scripts
 CLOSERS, COMMON = 12, 30
@@ -40,11 +42,10 @@ class LlgVocabulary:
         self.rows = max(rows or 0, len(token_bytes))
         self.words = (self.rows + 31) // 32
         silent = {*eos_ids, *special_ids}
-        tokens = [b"" if id in silent else text for id, text in enumerate(token_bytes)]
+        tokens = [b"" if id in silent or len(text) > _LONGEST_TOKEN else text for id, text in enumerate(token_bytes)]
         tokens += [b""] * (self.rows - len(tokens))
         described = _Described(tokens, sorted(eos_ids), sorted(silent), encode)
         self.tokenizer = LLTokenizer(cast("Any", described), n_vocab=self.rows, eos_token=sorted(eos_ids))
-        described.greedy = self.tokenizer.greedy_tokenize
         # how soon a token leads to an end, by its bytes alone: the order in which completions are looked for
         self.closing_rank: NDArray[np.int32] = np.full(self.rows, _LAST, np.int32)
         self.closing_rank[:] = [_closing_rank(token) for token in tokens]
@@ -85,13 +86,28 @@ class _Described:
         self.tokens = tokens
         self.eos_token_id = eos_ids[0]
         self.special_token_ids = special_ids
-        self.greedy: Callable[[str], list[int]] | None = None
         self._encode = encode
+        self._ids = {token: id for id, token in reversed(list(enumerate(tokens))) if token}
+        self._longest = max(map(len, self._ids), default=0)
 
     def __call__(self, text: bytes | str) -> list[int]:
-        plain = text if isinstance(text, str) else text.decode("utf-8", "replace")
-        encode = self._encode or self.greedy
-        return encode(plain) if encode is not None else []
+        said = text.encode() if isinstance(text, str) else text
+        try:
+            return self._by_length(said) if self._encode is None else self._encode(said.decode())
+        except UnicodeDecodeError:  # forced text may begin or end within a character
+            return self._by_length(said)
+
+    def _by_length(self, text: bytes) -> list[int]:
+        """The longest token that fits, again and again; bytes that no token says are left out."""
+        found: list[int] = []
+        at = 0
+        while at < len(text):
+            sizes = range(min(self._longest, len(text) - at), 0, -1)
+            size = next((size for size in sizes if text[at : at + size] in self._ids), 0)
+            if size:
+                found.append(self._ids[text[at : at + size]])
+            at += size or 1
+        return found
 
 
 def _closing_rank(token: bytes) -> int:
