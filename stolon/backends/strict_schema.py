@@ -265,7 +265,7 @@ class _Converter:
         return {"type": "array", "items": items} | counts, Shape([Items(shape)])
 
     def _simple(self, schema: Json, pointer: str) -> Json:
-        written = {key: value for key, value in schema.items() if key in _KEPT}
+        written = {key: value for key, value in schema.items() if key in _KEPT and not _is_no_bound(value)}
         if "const" in schema:
             written["enum"] = [schema["const"]]
         if schema.get("format") in _FORMATS:
@@ -280,6 +280,11 @@ class _Converter:
         if "object" in kinds or "array" in kinds:
             raise _refused(f"{pointer}/type", "a list of types with 'object' or 'array' in it")
         return written
+
+
+def _is_no_bound(value: object) -> bool:
+    """Whether it is a bound that says no more than that a number is one."""
+    return isinstance(value, float) and abs(value) >= 1e300
 
 
 def _may_be_null(schema: Any, root: Any) -> bool:

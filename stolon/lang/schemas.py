@@ -8,6 +8,11 @@ from pydantic.json_schema import GenerateJsonSchema
 
 from .scalars import DATE, UUID
 
+LARGEST = 1e300
+_COUNT = r"[0-9]{1,4}"
+_SECONDS = rf"{_COUNT}(?:\.[0-9]{{1,6}})?S"
+_TIME_OF_DURATION = rf"{_COUNT}H(?:{_COUNT}M)?(?:{_SECONDS})?|{_COUNT}M(?:{_SECONDS})?|{_SECONDS}"
+_DURATION = rf"-?P(?:[0-9]{{1,6}}D|(?:[0-9]{{1,6}}D)?T(?:{_TIME_OF_DURATION}))"
 _KEY_PATTERNS = {"integer": r"^-?(?:0|[1-9][0-9]{0,18})$", "number": r"^-?(?:0|[1-9][0-9]{0,18})(?:\.[0-9]{1,17})?$"}
 _KEY_FORMATS = {"uuid": f"^{UUID}$", "date": f"^{DATE}$"}
 
@@ -15,9 +20,18 @@ _KEY_FORMATS = {"uuid": f"^{UUID}$", "date": f"^{DATE}$"}
 class ExactSchema(GenerateJsonSchema):
     """Pydantic's schema, tightened where it admits JSON that the type does not, loosened where both mean the same."""
 
+    def float_schema(self, schema: Any) -> Any:
+        return _bounded(super().float_schema(schema))
+
     def decimal_schema(self, schema: Any) -> Any:
         ways = super().decimal_schema(schema)
-        return next((way for way in ways.get("anyOf", ()) if way.get("type") == "number"), ways)
+        return _bounded(next((way for way in ways.get("anyOf", ()) if way.get("type") == "number"), ways))
+
+    def timedelta_schema(self, schema: Any) -> Any:
+        found = super().timedelta_schema(schema)
+        if found.pop("format", None) == "duration":  # whose numbers may be larger than any duration of Python's
+            found["pattern"] = f"^{_DURATION}$"
+        return found
 
     def bytes_schema(self, schema: Any) -> Any:
         found = super().bytes_schema(schema)
@@ -52,6 +66,15 @@ class ExactSchema(GenerateJsonSchema):
         if pattern is not None:
             found["propertyNames"] = {"pattern": pattern}
         return found
+
+
+def _bounded(schema: Any) -> Any:
+    """Larger numbers are JSON, but no float."""
+    if "exclusiveMinimum" not in schema:
+        schema.setdefault("minimum", -LARGEST)
+    if "exclusiveMaximum" not in schema:
+        schema.setdefault("maximum", LARGEST)
+    return schema
 
 
 def _closed(schema: Any) -> Any:

@@ -8,11 +8,11 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
-from stolon import OpenAI, Runtime, RuntimeEndpoint
+from stolon import OpenAI, Runtime, RuntimeEndpoint, State, assistant, function, gen, user
 from stolon.lang.backend import Backend, GenerateRequest
 from stolon.lang.errors import BackendRequestError
 from stolon.lang.prompt import EMPTY, Prompt, Text
@@ -153,3 +153,31 @@ async def test_a_prompt_that_does_not_fit_is_refused_with_the_servers_words(remo
         await deltas_of(remote, PLAIN.append(Text(" two three" * 2000)))
     assert raised.value.status == 400
     await remote.close()
+
+
+@function
+def typed(s: State, node: Any) -> None:
+    s += user("Ask.") + assistant(node)
+
+
+FORMS = [
+    gen("x", int),
+    gen("x", Literal["red", "green", "blue"]),
+    gen("x", regex="[ab]{3}c?"),
+    gen("x", json_schema={"type": "array", "items": {"type": "integer", "maximum": 99}, "maxItems": 3}),
+    gen("x", json_schema={"type": "object", "properties": {"a": {"type": "boolean"}}, "additionalProperties": False}),
+    gen("x", grammar='start: "a"+ "b"'),
+]
+
+
+@pytest.mark.parametrize("node", FORMS, ids=[str(number) for number in range(len(FORMS))])
+def test_an_answer_in_a_form_is_that_of_the_engine(remote: Backend, runtime: Runtime, node: Any) -> None:
+    near, far = (typed.run(node, backend=backend, temperature=0, max_tokens=48) for backend in (runtime, remote))
+    assert far["x"] == near["x"]
+
+
+@pytest.mark.parametrize("node", FORMS[:5], ids=[str(number) for number in range(5)])
+def test_strict_schemas_work_on_a_server_that_holds_to_them(url: str, node: Any) -> None:
+    with OpenAI("default", base_url=url + "/v1", max_retries=0) as strict:
+        state = typed.run(node, backend=strict, temperature=0, max_tokens=48)
+        assert state.info("x").finish == "stop"
