@@ -1,7 +1,7 @@
 # Short names for what a developer runs often; `sh setup.sh test` sets the environment up.
 PYTHON ?= .venv/bin/python
 
-.PHONY: check format test sim types
+.PHONY: check format reliability test sim types
 
 check: types test
 
@@ -16,6 +16,10 @@ types:
 
 test:
 	$(PYTHON) -m pytest -q
+
+# half an hour; writes docs/reliability.md
+reliability:
+	$(PYTHON) -m tests.reliability
 
 sim:
 	$(PYTHON) -m tests.sim --steps 5000000 --jobs 2
