@@ -11,6 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from .backends.anthropic import Anthropic as Anthropic
     from .backends.endpoint import RuntimeEndpoint as RuntimeEndpoint
     from .backends.local import Runtime as Runtime
     from .backends.openai import OpenAI as OpenAI
@@ -72,6 +73,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOME = {
+    "backends.anthropic": "Anthropic",
     "backends.endpoint": "RuntimeEndpoint",
     "backends.local": "Runtime",
     "backends.openai": "OpenAI",
@@ -93,6 +95,7 @@ _HOME = {
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names.split()}
 
 __all__ = [  # spelled out, for type checkers; a test compares it with the table above
+    "Anthropic",
     "Backend",
     "BackendError",
     "BackendProtocolError",

@@ -44,11 +44,20 @@ class HTTPClient:
 
     verify: None checks certificates against the system's authorities, a path against those in that file, False
         checks nothing
+    headers: further ones, of every request
     """
 
-    def __init__(self, base_url: str, api_key: str | None, connect_s: float, verify: bool | str | None = None) -> None:
+    def __init__(
+        self,
+        base_url: str,
+        api_key: str | None,
+        connect_s: float,
+        verify: bool | str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
         self.base_url = checked_url(base_url)
         self._headers = {"Accept-Encoding": "identity"} | ({"Authorization": f"Bearer {api_key}"} if api_key else {})
+        self._headers |= headers or {}
         self._connect_s = connect_s
         self._ssl = ssl.create_default_context(cafile=verify) if isinstance(verify, str) else verify is not False
         self._sessions = PerLoop(self._new_session, aiohttp.ClientSession.close)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
@@ -10,10 +9,11 @@ from typing import Any
 
 from ..lang.backend import Capabilities, GenerateRequest
 from ..lang.constraint import Constraint
-from ..lang.errors import BackendProtocolError, BackendRequestError, InvalidRequest, UnsupportedError
+from ..lang.errors import BackendRequestError, UnsupportedError
 from ..lang.prompt import Prompt, Text
 from ..lang.types import Delta, SamplingParams, Score, Usage
 from .answers import AnswerReader
+from .choosing import choosing, chosen
 from .deadline import Deadline
 from .dialects import Dialect, copied_params, unsupported
 from .exchange import Exchange
@@ -189,19 +189,7 @@ class OpenAIProtocol:
         """Exactly one of `options`, as a form that allows nothing else."""
         if self.served.is_chat is False:
             raise UnsupportedError(f"{self.served.model} is a completion model and takes no schema for its answer")
-        parts: list[str] = []
-        usage = Usage(requests=1)
-        async with aclosing(self.stream(_choosing(request, options))) as deltas:
-            async for delta in deltas:
-                parts.append(delta.text)
-                usage = delta.usage or usage
-        text = "".join(parts)
-        if text not in options:
-            raise BackendProtocolError(
-                f"the server did not keep to the options it was given; it answered {text[:200]!r}. "
-                "Does this server honour response_format?"
-            )
-        return text, usage
+        return await chosen(self.stream(choosing(request, options)), options)
 
     async def score(self, prompt: Prompt, options: Sequence[str], *, unconditional: bool) -> list[Score]:
         """Raises UnsupportedError where the server tells no log-probabilities of a prompt."""
@@ -216,16 +204,6 @@ class OpenAIProtocol:
         asked = [self.body(GenerateRequest(prompt=p, params=SamplingParams(max_tokens=1))) for p in prompts]
         by = score_by_prompt_logprobs if served.dialect.name == "vllm" else score_by_echo
         return await by(self.exchange, asked, unconditional=unconditional)
-
-
-def _choosing(request: GenerateRequest, options: Sequence[str]) -> GenerateRequest:
-    """`request` for one of `options`, with room for the longest of them."""
-    if not options:
-        raise InvalidRequest("choose needs at least one option, got none", param="choices")
-    room = max(len(json.dumps(option)) for option in options) + 32  # a token has at least one character
-    params = replace(request.params, n=1, stop=(), logprobs=None, max_tokens=max(request.params.max_tokens, room))
-    choices = Constraint("choices", choices=tuple(dict.fromkeys(options)))
-    return replace(request, params=params, constraint=choices)
 
 
 def _undone(delta: Delta, undo: StrictUndo) -> Delta:

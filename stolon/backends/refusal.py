@@ -18,7 +18,7 @@ from ..lang.errors import (
 from .jsonvalue import as_object
 
 _MESSAGE_CHARACTERS = 2_000
-_PASSING_STATUSES = frozenset({408, 409, 429, 500, 502, 503, 504})
+_PASSING_STATUSES = frozenset({408, 409, 429, 500, 502, 503, 504, 529})  # the last is Anthropic's: overloaded
 # these come with status 429 and do not pass by waiting
 _LASTING_CODES = frozenset({"insufficient_quota", "billing_hard_limit_reached"})
 
