@@ -133,9 +133,9 @@ class Pipeline:
 def _caught(plan: Plan, error: Exception) -> Exception:
     """Log it, and strip it of its tracebacks, whose frames hold the step's tensors, maybe in a cycle."""
     if isinstance(error, OutOfMemory):
-        logger.warning("a step of %d tokens did not fit into memory: %s", plan.num_tokens, error)
+        logger.warning("a step of %d token(s) did not fit into memory: %s", plan.num_tokens, error)
     else:
-        logger.error("a step of %d tokens failed", plan.num_tokens, exc_info=error)
+        logger.error("a step of %d token(s) failed", plan.num_tokens, exc_info=error)
     link: BaseException | None = error
     while link is not None:
         link.__traceback__ = None

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 from hypothesis.strategies import booleans, integers, lists, sampled_from, sets
 
 from stolon.lang.errors import EngineError
 from stolon.lang.types import SamplingParams
-from tests.sim.world import Client, World
+from tests.sim.client import Client, Rule
+from tests.sim.world import World
 
 tokens = lists(integers(0, 2), min_size=1, max_size=40)
 answers = integers(0, 12)
@@ -36,6 +39,10 @@ class EngineMachine(RuleBasedStateMachine):
     def submit_something_alike(self, choice: int, cut: int, more: list[int], most: int) -> None:
         text, salt = self.world.asker.texts[choice % len(self.world.asker.texts)]
         self.world.submit((text[:cut] + more) or [0], SamplingParams(max_tokens=most), salt=salt)
+
+    @rule(prompt=tokens, most=answers, number=integers(1, 50), jumps=booleans())
+    def submit_with_a_rule(self, prompt: list[int], most: int, number: int, jumps: bool) -> None:
+        self.world.submit(prompt, SamplingParams(max_tokens=most), (Rule(number), jumps))
 
     @precondition(lambda self: self.world.asker.texts)
     @rule(choice=integers(0, 1000), options=lists(lists(integers(0, 2), min_size=1, max_size=3), max_size=4))
@@ -82,6 +89,20 @@ class EngineMachine(RuleBasedStateMachine):
     @rule(rows=sets(integers(0, 4), min_size=1, max_size=2))
     def fail_rows_of_the_next_step(self, rows: set[int]) -> None:
         self.world.model.faults.rows = rows
+
+    @rule(part=sampled_from(["launch", "sample", "results"]))
+    def have_no_memory_for_the_next_step(self, part: Any) -> None:
+        self.world.model.faults.memory = part
+
+    @rule(tokens=sampled_from([0, 1, 3, 1 << 30]))
+    def have_memory_for_small_steps(self, tokens: int) -> None:
+        self.world.model.most_tokens = tokens
+
+    @precondition(lambda self: any(client.answer for client in self.world.clients.values()))
+    @rule(choice=integers(0, 1000))
+    def end_by_what_a_text_says(self, choice: int) -> None:
+        able = [client for client in self.clients() if client.answer]
+        self.world.cut(able[choice % len(able)])
 
     @rule()
     def flush(self) -> None:

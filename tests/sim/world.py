@@ -223,12 +223,16 @@ class World:
         return self._planned
 
     def _stop_someone(self) -> None:
-        """The text of an answer says that it has ended."""
         if self.clients and self.rng.random() < 0.02:
             client = self.rng.choice(list(self.clients.values()))
-            if client.answer and not client.sequence.is_finished:
-                client.is_cut = True
-                self.scheduler.finish(client.sequence, "stop", "###")
+            if client.answer:
+                self.cut(client)
+
+    def cut(self, client: Client) -> None:
+        """The text of an answer says that it has ended."""
+        if not client.sequence.is_finished:
+            client.is_cut = True
+            self.scheduler.finish(client.sequence, "stop", "###")
 
     def _meanwhile(self) -> None:
         if not self.calm:
