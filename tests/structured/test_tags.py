@@ -35,9 +35,13 @@ def grammar(**given: Any) -> LlgGrammar:
 
 
 def accepts(grammar: LlgGrammar, text: str) -> bool:
+    return accepts_bytes(grammar, text.encode())
+
+
+def accepts_bytes(grammar: LlgGrammar, text: bytes) -> bool:
     matcher = grammar.matcher()
     try:
-        for byte in text.encode():
+        for byte in text:
             matcher.advance(byte)
     except EngineError:
         return False
@@ -113,3 +117,9 @@ def test_the_error_of_a_schema_names_its_tag_and_its_place_in_it() -> None:
     with pytest.raises(InvalidRequest) as caught:
         grammar(tags=[TOOLS[0], wrong])
     assert caught.value.param == "tags/1/schema/properties/x/type"
+
+
+@pytest.mark.parametrize("broken", [b"\xa3", b"a\xff", b"\xc3("])
+def test_free_text_is_made_of_whole_characters(broken: bytes) -> None:
+    assert not accepts_bytes(grammar(), broken)
+    assert accepts_bytes(grammar(), "é数".encode())

@@ -58,6 +58,7 @@ class LlgGrammar:
             raise refusal(self._first)
         encoded = [json.dumps(text, ensure_ascii=False)[1:] for text in reach.examples]
         self.hints = [vocabulary.tokenizer.tokenize_str(text) for text in encoded]
+        self.is_json = reach.is_json
         self.completion = self._whole(reach.completion)
         opened = self._opened(reach)
         self.jump = FEW_OPENINGS * opened
@@ -77,7 +78,7 @@ class LlgGrammar:
             if len(tokens) <= LONGEST_COMPLETION and trial.consume_tokens(tokens) and trial.is_accepting():
                 return tokens
         limit = 1024 if text is None else LONGEST_COMPLETION
-        found = shortest_known(self._first, self.vocabulary, limit, self.hints)
+        found = shortest_known(self._first, self.vocabulary, limit, self.hints, is_json=self.is_json)
         if found is None:
             raise InvalidRequest(
                 "no whole answer to this grammar was found; simplify it, or give it a shorter way to an end",
@@ -89,8 +90,8 @@ class LlgGrammar:
         """Tokens that an opened value takes, from its bytes and the bytes that a token of such text has."""
         if reach.jump is None:
             return len(self.completion) + 16
-        sample = (reach.completion or "") + "".join(reach.examples)
-        per_byte = len(self.vocabulary.tokenizer.tokenize_str(sample)) / max(1, len(sample.encode()))
+        text = b"".join(self.vocabulary.texts[token] for token in self.completion)
+        per_byte = len(self.completion) / max(1, len(text))
         # half as much again, as other text may have shorter tokens
         return math.ceil(reach.jump * min(1.0, max(0.3, 1.5 * per_byte))) + 2
 
@@ -225,7 +226,9 @@ class LlgMatcher:
         if found is None:
             grammar = self._grammar
             most = min(budget, LONGEST_COMPLETION)
-            found = shortest_known(self._state, grammar.vocabulary, most, grammar.hints, enough=most)
+            found = shortest_known(
+                self._state, grammar.vocabulary, most, grammar.hints, is_json=grammar.is_json, enough=most
+            )
         if found is not None:
             self._known, self._strayed, self._drift = found, 0, 0
 

@@ -109,7 +109,7 @@ class _Walk:
         return [self._choose(ids)] if len(ids) else []
 
     def _choose(self, ids: NDArray[np.int64]) -> int:
-        ranks = self._vocabulary.closing_rank[ids]
+        ranks = (self._vocabulary.closing_rank if self._is_json else self._vocabulary.sign_rank)[ids]
         best = int(ranks.min())
         if best < CLOSERS and self._chance.random() >= 0.1 * self._seed:
             closest = ids[ranks == best]

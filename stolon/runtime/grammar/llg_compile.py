@@ -7,6 +7,7 @@ import random
 import re
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import lru_cache
 
 from llguidance import LLMatcher, LLParserLimits, grammar_from
 from llguidance.gbnf_to_lark import any_to_lark
@@ -25,9 +26,11 @@ MAX_GRAMMAR_BYTES = 256 * 1024
 # comments, quoted text and patterns, the last two even where they are not closed; else `<` begins a special token
 _LARK_PIECES = re.compile(r"""//[^\n]*|"(?:[^"\\\n]|\\.)*"?|/(?:[^/\\\n]|\\.)+/?|<""")
 _LONGEST_EXAMPLE = 256
+_SHORT_EXAMPLE = 32  # bytes of one that needs not be shorter
 # walks through a new grammar, and the steps of each: what fails there fails while an answer is made
 _CHANCE_WALKS = 3
-_CHANCE_STEPS = 16
+_CHANCE_STEPS = 12
+_SMALL = 8_192  # bytes of llguidance's own words
 _BYTE_VALUES = 256
 _LONGEST_OPENED = 512  # bytes
 _LONGEST_COMPLETION = 4_096  # bytes of one that is looked for
@@ -70,7 +73,9 @@ def lark_source(text: str) -> Source:
         )
     # in what one token opens each literal may stand once, unless the grammar is out to make much of little
     opened = sum(len(piece[0]) for piece in _LARK_PIECES.finditer(lark) if piece[0][0] == '"')
-    return completed(Source(LLMatcher.grammar_from_lark(lark), Reach(jump=min(opened, _LONGEST_OPENED) + 16)))
+    return completed(
+        Source(LLMatcher.grammar_from_lark(lark), Reach(jump=min(opened, _LONGEST_OPENED) + 16, is_json=False))
+    )
 
 
 def pieces_source(text: str) -> Source:
@@ -83,7 +88,7 @@ def regex_source(pattern: str) -> Source:
     tree = parse(pattern)
     if tree == Choice(()):
         raise InvalidRequest("the constraint allows no answer at all; loosen it", code="grammar_empty")
-    return completed(Source(LLMatcher.grammar_from_regex(written(tree))))
+    return completed(Source(LLMatcher.grammar_from_regex(written(tree)), Reach(is_json=False)))
 
 
 def choices_source(options: Sequence[str]) -> Source:
@@ -92,7 +97,7 @@ def choices_source(options: Sequence[str]) -> Source:
         raise InvalidRequest(
             "choices must not be empty: name at least one text", param="choices", code="invalid_choices"
         )
-    return completed(Source(grammar_from("choice", json.dumps(options)), Reach(min(options, key=len))))
+    return completed(Source(grammar_from("choice", json.dumps(options)), Reach(min(options, key=len), is_json=False)))
 
 
 def completed(source: Source) -> Source:
@@ -106,20 +111,17 @@ def completed(source: Source) -> Source:
         raise refusal(matcher)
     along = matcher.deep_copy()
     text = source.reach.completion
-    for byte in (text or "").encode():
-        along.compute_bitmask()
-        if not along.consume_token(byte):
-            break
-    if text is None or not along.is_accepting():
+    if text is None or not along.consume_tokens(list(text.encode())) or not along.is_accepting():
         text = _found(matcher, source.reach)
-    for seed in range(_CHANCE_WALKS):
+    # what is plain and small meets no limit
+    for seed in range(0 if source.reach.plain and len(source.text) < _SMALL else _CHANCE_WALKS):
         _walk_by_chance(matcher.deep_copy(), random.Random(seed))
     return replace(source, reach=replace(source.reach, completion=text))
 
 
 def _found(matcher: LLMatcher, reach: Reach) -> str:
     hints = [list(json.dumps(text, ensure_ascii=False)[1:].encode()) for text in reach.examples]
-    found = shortest_known(matcher, BYTES, _LONGEST_COMPLETION, hints)
+    found = shortest_known(matcher, BYTES, _LONGEST_COMPLETION, hints, is_json=reach.is_json)
     if found is None:
         trial = matcher.deep_copy()
         trial.compute_bitmask()
@@ -155,10 +157,15 @@ def compile_lark(text: str, vocabulary: LlgVocabulary) -> LlgGrammar:
     return LlgGrammar(lark_source(text), vocabulary)
 
 
+@lru_cache(maxsize=512)
 def _example(pattern: str) -> str | None:
     """A text of a pattern, found on the pattern alone: beside other text a search would rarely come to its end."""
     matcher = LLMatcher(BYTES.tokenizer, LLMatcher.grammar_from_regex(pattern), log_level=0, limits=_PATTERN_LIMITS)
-    found = None if matcher.is_error() else shortest_known(matcher, BYTES, _LONGEST_EXAMPLE, is_json=False)
+    found = (
+        None
+        if matcher.is_error()
+        else shortest_known(matcher, BYTES, _LONGEST_EXAMPLE, is_json=False, enough=_SHORT_EXAMPLE)
+    )
     return None if found is None else bytes(found).decode("utf-8", "replace")
 
 

@@ -33,7 +33,7 @@ class Reach:
     completion: text of a whole answer, if one is known; jump: bytes by which one opened value may move the end
     examples: texts with which a string may be ended where it must have a pattern
     plain: whether strings have no patterns, so that letters inside them never move the end
-    marks: where text is free, what ends it
+    marks: where text is free, what ends it; is_json: whether answers are JSON, perhaps between marks
     """
 
     completion: str | None = None
@@ -41,6 +41,7 @@ class Reach:
     examples: tuple[str, ...] = ()
     plain: bool = False
     marks: tuple[str, ...] = ()
+    is_json: bool = True
 
 
 @dataclass(frozen=True, slots=True)

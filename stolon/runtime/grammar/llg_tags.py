@@ -100,7 +100,8 @@ def _free(tags: _Tags) -> list[str]:
     choice = " | ".join(f"t{i}" for i in range(len(tags.tags)))
     lines.append(f"piece: {choice}")
     lines.append("start: TAIL" if tags.most == 0 else f"start: piece{{{tags.least},{most}}} TAIL")
-    lines.append(f"TAIL: ~/(?s:.*)({'|'.join(names)})(?s:.*)/")
+    # what a pattern is not may be no characters at all, so that both are asked for
+    lines.append(f"TAIL: /(?s:.*)/ & ~/(?s:.*)({'|'.join(names)})(?s:.*)/")
     return lines
 
 

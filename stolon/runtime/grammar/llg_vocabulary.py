@@ -13,6 +13,7 @@ from .canonical import Canonical
 
 # tokens that begin more values or keys than these are set apart: few tokens do
 FEW_OPENINGS = 2
+_SIGNS = frozenset(bytes([sign]) for sign in b"!\"#$%&')*+,-./:;=>?@\\^_`|~")
 # bytes; llguidance takes none beyond 255 and panics, and such tokens are runs of one sign
 _LONGEST_TOKEN = 200
 _NOT_PLAIN = frozenset(b'"\\\x7f') | frozenset(range(0x20))
@@ -49,6 +50,9 @@ class LlgVocabulary:
         # how soon a token leads to an end, by its bytes alone: the order in which completions are looked for
         self.closing_rank: NDArray[np.int32] = np.full(self.rows, _LAST, np.int32)
         self.closing_rank[:] = [_closing_rank(token) for token in tokens]
+        # the same where the text is not JSON: any sign may close something there
+        is_sign = np.array([len(token) == 1 and token in _SIGNS for token in tokens], np.bool_)
+        self.sign_rank = np.where(is_sign, np.minimum(self.closing_rank, CLOSERS), self.closing_rank).astype(np.int32)
         self.letters = np.array([i for i, token in enumerate(tokens) if len(token) == 1 and token.isalpha()], np.int64)
         self.ends_string = np.zeros(self.rows, np.bool_)
         self.ends_string[:] = [token[:1] == b'"' for token in tokens]

@@ -1,0 +1,130 @@
+"""A budget that holds the shortest answer that is known holds every answer, whatever is drawn on the way."""
+
+from __future__ import annotations
+
+import json
+import random
+from typing import Any
+
+import jsonschema
+import numpy as np
+import pytest
+
+from stolon.lang.constraint import Constraint
+from stolon.runtime.grammar.matcher import Grammar
+from tests.structured.edges import Words, schema, words
+
+GRAMMARS = {
+    "parentheses": 'start: "(" start ")" | "x"',
+    "pairs": 'start: "a" start "bcd" | ""',
+    "a long way beside a short one": 'start: "x" | "open " long\nlong: "' + "z" * 120 + '" "!"',
+    "a calculator": 'start: f ("+" f)*\nf: value ("*" value)*\nvalue: /[0-9]+/ | "(" start ")"',
+    "lists": 'start: "[" (start ("," start)*)? "]" | /[a-z]{3,5}/',
+    "begin and end": 'start: block\nblock: "begin " (block | stmt)+ "end "\nstmt: "x = " /[0-9]{4}/ "; "',
+    "ambiguous": 'start: start start | "a" | "bb"',
+    "in GBNF": 'root ::= "<" item ("," item)* ">"\nitem ::= [a-z]+ | root',
+}
+OPEN: dict[str, Any] = {
+    "strings with rules": {
+        "type": "object",
+        "properties": {
+            "code": {"type": "string", "pattern": "^[A-Z]{4}-[0-9]{6}$"},
+            "at": {"type": "string", "format": "date-time"},
+            "note": {"type": "string", "minLength": 12, "maxLength": 40},
+            "names": {"type": "array", "items": {"type": "string", "minLength": 3}, "minItems": 2},
+        },
+        "required": ["code", "note"],
+        "patternProperties": {"^x-[a-z]+$": {"type": "integer", "minimum": 100_000}},
+        "additionalProperties": False,
+    },
+    "one of several": {
+        "anyOf": [
+            {"const": "no"},
+            {"type": "object", "properties": {n: {"type": "string"} for n in "abcdefgh"}, "required": list("abcdefgh"),
+             "additionalProperties": False},
+            {"type": "array", "items": {"$ref": "#"}, "minItems": 1},
+        ]
+    },
+    "anything": {},
+}  # fmt: skip
+CALL = {
+    "begin": '<call>{"name": "look up", "with": ',
+    "schema": {
+        "type": "object", "properties": {"q": {"type": "string"}}, "required": ["q"], "additionalProperties": False
+    },
+    "end": "}</call>",
+}  # fmt: skip
+
+
+def draw(said: Words, grammar: Grammar, budget: int, chance: random.Random) -> str:
+    """An answer drawn by chance; fails where it does not end within the budget."""
+    matcher = grammar.matcher()
+    drawn: list[int] = []
+    while not (matcher.is_accepting and (len(drawn) == budget or chance.random() < 0.05)):
+        assert len(drawn) < budget
+        inside = sorted(said.allowed(matcher, budget - len(drawn)) - said.eos_ids)
+        if not inside:
+            assert matcher.is_accepting
+            break
+        drawn.append(chance.choice(inside))
+        matcher.advance(drawn[-1])
+    return b"".join(said.texts[token] for token in drawn).decode()
+
+
+def budgets(grammar: Grammar) -> list[int]:
+    least = max(1, grammar.matcher().distance())
+    return [least + more for more in (0, 1, 3, 9, 40)]
+
+
+def says(said: Words, grammar: Grammar, text: str) -> bool:
+    """Byte by byte: what was drawn need not be cut as the tokenizer cuts it."""
+    matcher = grammar.matcher()
+    for byte in text.encode():
+        matcher.advance(byte)
+    return matcher.is_accepting
+
+
+@pytest.mark.parametrize("kind", ["byte-level", "byte fallback"])
+@pytest.mark.parametrize("name", GRAMMARS)
+def test_answers_to_a_grammar_end_in_time(name: str, kind: str) -> None:
+    said, plain = words(kind), words("bytes")
+    constraint = Constraint("grammar", GRAMMARS[name])
+    grammar, judge = said.grammar(constraint), plain.grammar(constraint)
+    chance = random.Random(name)
+    for budget in budgets(grammar):
+        assert says(plain, judge, draw(said, grammar, budget, chance))
+
+
+@pytest.mark.parametrize("kind", ["byte-level", "byte fallback"])
+@pytest.mark.parametrize("name", OPEN)
+def test_answers_to_a_schema_end_in_time_and_are_valid(name: str, kind: str) -> None:
+    said = words(kind)
+    grammar = said.grammar(schema(OPEN[name]))
+    judge = jsonschema.Draft202012Validator(OPEN[name])
+    chance = random.Random(name)
+    for budget in budgets(grammar):
+        judge.validate(json.loads(draw(said, grammar, budget, chance)))
+
+
+@pytest.mark.parametrize("free", [True, False])
+def test_calls_that_are_begun_are_ended(free: bool) -> None:
+    said, plain = words("byte-level"), words("bytes")
+    text = json.dumps({"tags": [CALL], "free": free, "least": int(not free), "most": None, "separator": ""})
+    grammar, judge = said.grammar(Constraint("tags", text)), plain.grammar(Constraint("tags", text))
+    chance = random.Random(5)
+    for budget in budgets(grammar):
+        assert says(plain, judge, draw(said, grammar, budget, chance))
+
+
+def test_all_letters_stay_legal_in_a_free_string_near_the_end() -> None:
+    said = words("byte-level")
+    matcher = said.grammar(schema({"type": "string"})).matcher()
+    for token in said.encode('"so'):
+        matcher.advance(token)
+    plain = [id for id, text in enumerate(said.texts) if text.isalpha() and text.isascii()]
+    assert len(plain) > 100
+    row = np.zeros(-(-said.rows // 32), np.int32)
+    matcher.fill_mask(row, 6)
+    assert all(row[id // 32] >> (id % 32) & 1 for id in plain)
+    matcher.fill_mask(row, 1)
+    assert not any(row[id // 32] >> (id % 32) & 1 for id in plain)
