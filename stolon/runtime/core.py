@@ -156,6 +156,7 @@ class EngineCore:
                 run = form.take(result.token, sequence.params.max_tokens - sequence.num_output)
             except Exception as error:  # whatever it is, it is the fault of this answer alone
                 self._give_up(sequence, error, "its form took a token")
+                result.token = result.logprob = None  # not to be told
                 continue
             self._scheduler.extend(sequence, run)
             self._runs[sequence.id] = run
@@ -175,7 +176,7 @@ class EngineCore:
         for row, result in zip(landed.plan.rows, landed.results, strict=True):
             sequence = row.sequence
             answer = answers.get(sequence.id)
-            if answer is None or sequence.error is not None:
+            if answer is None:
                 continue
             try:
                 answer.keep_prompt_logprobs(result.prompt_logprobs)

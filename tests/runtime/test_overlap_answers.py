@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import itertools
+import logging
 import random
 import weakref
 from collections import Counter
@@ -21,6 +23,7 @@ from stolon.lang.errors import BackendTimeout, EngineError
 from stolon.lang.types import SamplingParams
 from stolon.runtime.accelerator import HostAccelerator
 from stolon.runtime.core import EngineCore
+from stolon.runtime.engine import Engine
 from stolon.runtime.scheduler import Scheduler
 from stolon.runtime.sequence import Runner
 from stolon.runtime.tokenizer import Tokenizer
@@ -119,6 +122,44 @@ async def test_nothing_is_held_while_the_engine_sleeps(tiny_checkpoint: Path) ->
     stats = engine.scheduler_stats()
     assert (stats.running, stats.free) == (0, stats.total)
     await engine.close()
+
+
+async def test_a_fault_of_the_step_begun_meanwhile_hides_nothing_that_was_drawn_before(
+    tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Each of the steps fails in turn: what came before is told as it is without overlap, then the error."""
+    caplog.set_level(logging.CRITICAL)
+    prompt, told = random_prompt(RNG, 8), dict[bool, list[list[int]]]()
+    for overlap in (False, True):
+        engine = engine_of(tiny_checkpoint)
+        assert engine._core._pipeline is not None
+        engine._core._overlap = engine._core._pipeline.overlap = overlap
+        told[overlap] = [await _told_before(engine, prompt, step) for step in range(1, 5)]
+        await engine.close()
+    assert told[True] == told[False]
+    assert [len(tokens) for tokens in told[True]] == [0, 1, 2, 3]
+
+
+async def _told_before(engine: Engine, prompt: list[int], failing: int) -> list[int]:
+    """The tokens of an answer whose step number `failing` fails."""
+    decoder: Any = engine._core._pipeline._runner.decoder  # type: ignore[union-attr, attr-defined]
+    hidden, steps, found = decoder.hidden, itertools.count(1), list[int]()
+
+    def fail(*tensors: Any) -> Any:
+        if next(steps) == failing:
+            raise ZeroDivisionError
+        return hidden(*tensors)
+
+    decoder.hidden = fail
+    try:
+        async with aclosing(engine.generate(prompt, GREEDY)) as deltas:
+            async for delta in deltas:
+                found += delta.tokens
+    except EngineError:
+        return found
+    finally:
+        decoder.hidden = hidden
+    raise AssertionError("no step failed")
 
 
 async def test_who_leaves_or_is_late_leaves_nothing_behind(
