@@ -21,6 +21,8 @@ _auto: Any = AutoTokenizer  # the library's own types are too loose to check aga
 # where a run of plain text stands: at the start of all, behind a control token, or right behind other text
 Place = Literal["first", "after_control", "inside"]
 
+_LONG = 1 << 14  # characters
+
 
 @dataclass(frozen=True, slots=True)
 class TokenRun:
@@ -100,7 +102,12 @@ class Tokenizer:
         check_text(text)
         spaced = place == "first" or (place == "after_control" and self._spaces_every_run)
         backend = self._backend if spaced else self._unspaced
-        ids: list[int] = backend.encode(text, add_special_tokens=False).ids
+        if len(text) > _LONG:
+            # a batch lets other threads run meanwhile, one text by itself does not
+            (encoding,) = backend.encode_batch([text], add_special_tokens=False)
+        else:
+            encoding = backend.encode(text, add_special_tokens=False)
+        ids: list[int] = encoding.ids
         if self._reserved.isdisjoint(ids):
             return ids
         # some models have control tokens among their ordinary pieces and find them in any text; half a spelling is none

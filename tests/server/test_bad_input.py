@@ -206,7 +206,7 @@ def _of_constraints() -> Iterator[Row]:
                 outputs = {"structured_outputs": {"json": bad}}
                 yield f"B48 outputs {bad!r}", route, outputs, 400, BAD_SCHEMA, "structured_outputs.json"
     yield "B48 text", CHAT, {"guided_json": "{a"}, 400, BAD_SCHEMA, "guided_json"
-    yield "B48 nested text", CHAT, {"guided_json": "[" * 100_000}, 400, BAD_SCHEMA, "guided_json"
+    yield "B48 nested text", CHAT, {"guided_json": "[" * 100_000}, 400, "schema_too_large", "guided_json"
     yield "B48 false", CHAT, {"guided_json_object": False}, 400, BAD_SCHEMA, "guided_json_object"
     no_object = "structured_outputs.json_object"
     yield "B48 outputs false", TEXT, {"structured_outputs": {"json_object": False}}, 400, BAD_SCHEMA, no_object

@@ -85,9 +85,10 @@ def _schema_or_text(path: str, value: object) -> str:
         return schema_text(path, value)
     try:
         found = json.loads(value)
-    except (ValueError, RecursionError) as error:
-        reason = str(error) if isinstance(error, ValueError) else "nested too deeply"
-        raise _bad_schema(path, f"must hold a JSON schema: {reason}") from None
+    except ValueError as error:
+        raise _bad_schema(path, f"must hold a JSON schema: {error}") from None
+    except RecursionError:
+        raise invalid(f"{path} is nested too deeply", path, "schema_too_large") from None
     return schema_text(path, found)
 
 
