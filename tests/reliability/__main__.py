@@ -69,7 +69,7 @@ ROWS = (
     ),
     Row(
         "Idle streams: 300 MB for 10,000, /health within 100 ms (p99)",
-        "tests.reliability.idle --streams 9500",
+        "tests.reliability.idle --streams 10000",
         "tests.reliability.idle --streams 1000",
     ),
     Row(

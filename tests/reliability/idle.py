@@ -1,4 +1,4 @@
-"""Thousands of streams that say nothing: `python -m tests.reliability.idle --streams 9500`.
+"""Thousands of streams that say nothing: `python -m tests.reliability.idle`.
 
 Held to: 300 MB for 10,000 of them, /health in a p99 of 100 ms meanwhile, every descriptor back when they leave.
 """

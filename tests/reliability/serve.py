@@ -32,6 +32,7 @@ class PacedEngine(FakeEngine):
         self._most_waiting = queue
         self._hold_after = hold_after
         self._waiting = 0
+        self._never = asyncio.Event()
 
     async def generate(
         self, prompt_ids: Sequence[int], params: SamplingParams, **options: Any
@@ -52,7 +53,7 @@ class PacedEngine(FakeEngine):
 
     async def _step(self, place: int) -> None:
         if self._hold_after and place >= self._hold_after:
-            await asyncio.Event().wait()
+            await self._never.wait()
         await super()._step(place)
 
     def stats(self) -> dict[str, object]:
