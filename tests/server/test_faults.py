@@ -112,7 +112,9 @@ def test_readers_of_the_output_may_leave_and_a_stopped_process_goes_on(tiny_chec
         server.popen.send_signal(signal.SIGCONT)
         server.until(server.is_healthy)
         assert server.post("Once", seed=3)["choices"] == before["choices"]
+        assert server.post("Once", regex="[0-9]{3}")["choices"][0]["text"].isdecimal()
         family = [psutil.Process(server.popen.pid), *psutil.Process(server.popen.pid).children(recursive=True)]
+        assert len(family) > 1, "a child that compiles constraints"
         server.popen.kill()
         server.popen.wait()
         _, alive = psutil.wait_procs(family, timeout=5)
