@@ -17,7 +17,7 @@ MODULES = sorted(path for path in PACKAGE.rglob("*.py"))
 RUNTIME_FLOORS: tuple[tuple[str, ...], ...] = (
     ("__main__", "cli", "launch", "server", "openapi"),
     ("wire", "routes", "auth", "limits", "sse", "score", "engine", "embed", "loop", "core"),
-    ("tokenizer", "detokenize", "stops", "answer", "masks", "constrained", "preface", "chat", "grammar"),
+    ("tokenizer", "detokenize", "stops", "answer", "masks", "constrained", "preface", "forms", "chat", "grammar"),
     (
         *("runner", "cpu", "device", "loading", "graphs", "batch", "staging", "slot_table", "accelerator"),
         *("kv", "oom", "sampler", "weights", "memory", "models", "packed", "pooling"),

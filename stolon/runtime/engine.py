@@ -22,12 +22,10 @@ from ..lang.types import MAX_SEED, Delta, SamplingParams, Usage
 from .accelerator import Accelerator
 from .chat import ChatTemplate
 from .config import EngineConfig
-from .constrained import Form
 from .core import EngineCore, Output, Request
-from .grammar.compiler import GrammarCompiler
+from .forms import Forms
 from .loop import EngineThread, Heartbeat
 from .metrics import SchedulerStats
-from .preface import Prefaces
 from .runner import ModelRunner, resolve
 from .scheduler import Scheduler
 from .tokenizer import Tokenizer
@@ -79,14 +77,16 @@ class Engine:
         self._core = EngineCore(
             self._scheduler, runner, self.tokenizer, overlap=config.overlap and runner.is_asynchronous
         )
-        self._ends = runner.eos_token_ids
-        self._compiler = GrammarCompiler(
-            self.tokenizer, runner.vocab_size, runner.eos_token_ids, backend=config.grammar_backend
+        self._forms = Forms(
+            self.tokenizer,
+            runner.vocab_size,
+            runner.eos_token_ids,
+            backend=config.grammar_backend,
+            jump=config.jump_forward,
         )
-        self._prefaces = Prefaces(self.tokenizer, runner.vocab_size, runner.eos_token_ids)
         self._thread = EngineThread(self._core)
         # a thread that still computes while the interpreter winds up would abort the process
-        self._at_exit = weakref.finalize(self, _end, self._thread, self._compiler)
+        self._at_exit = weakref.finalize(self, _end, self._thread, self._forms)
         self._ids = itertools.count()
         seed = config.random_seed
         self._seeds = random.SystemRandom() if seed is None else random.Random(seed)
@@ -127,7 +127,9 @@ class Engine:
         """
         self._check(prompt_ids, params)
         deadline_s = _deadline(timeout_s)
-        form = None if constraint is None else await self._form(constraint, params.max_tokens)
+        form = None if constraint is None else await self._forms.form(constraint)
+        if form is not None:
+            form.check_budget(params.max_tokens)
         seed = self._seeds.getrandbits(63) if params.seed is None else params.seed
         # the prompt's log-probabilities are the same for all answers: the first computes them
         others = dataclasses.replace(params, prompt_logprobs=None) if params.n > 1 else params
@@ -160,23 +162,7 @@ class Engine:
     async def check(self, constraint: Constraint) -> None:
         """Raises InvalidRequest, with `code` and `param`, for a constraint that `generate` would refuse."""
         self._check_process()
-        await self._form(constraint, None)
-
-    async def _form(self, constraint: Constraint, max_tokens: int | None) -> Form:
-        grammar = await asyncio.wrap_future(self._compiler.compile(constraint))
-        preface = await asyncio.to_thread(self._prefaces.get, constraint.after) if constraint.after else None
-        form = Form(
-            grammar=grammar,
-            preface=preface,
-            ends=self._ends,
-            words=-(-self.vocab_size // 32),
-            text_of=self.tokenizer.token_bytes,
-            encode=lambda text: self.tokenizer.encode_run(text, "inside"),
-            jump=self.config.jump_forward,
-        )
-        if max_tokens is not None:
-            form.check_budget(max_tokens)
-        return form
+        await self._forms.form(constraint)
 
     async def score(
         self,
@@ -277,7 +263,7 @@ class Engine:
     def shutdown(self, drain_s: float = 0.0) -> None:
         """`close` for callers without an event loop. A second call does nothing."""
         if os.getpid() == self._process:
-            _end(self._thread, self._compiler, drain_s)
+            _end(self._thread, self._forms, drain_s)
             self._core.release()
 
     @contextmanager
@@ -352,9 +338,9 @@ class _Inbox:
         return output.id, output.event
 
 
-def _end(thread: EngineThread, compiler: GrammarCompiler, drain_s: float = 0.0) -> None:
+def _end(thread: EngineThread, forms: Forms, drain_s: float = 0.0) -> None:
     thread.stop(drain_s)
-    compiler.close()
+    forms.close()
 
 
 def _deadline(timeout_s: float | None) -> float | None:
