@@ -28,7 +28,7 @@ from .wire_forms import SERVED
 
 T = TypeVar("T")
 
-_STOLON = Capabilities(params=NATIVE.params, score=True, constraints=SERVED)
+_STOLON = Capabilities(params=NATIVE.params, score=True, constraints=SERVED, constrains_after=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +123,9 @@ class RuntimeEndpoint(Backend):
                 yield delta
 
     async def check(self, constraint: Constraint) -> None:
-        (await self._learned()).openai.check(constraint)
+        server = await self._learned()
+        # the native route of stolon's server knows the form that begins after the reasoning, no other route does
+        server.openai.check(replace(constraint, after="") if server.kind == "stolon" else constraint)
 
     async def score(self, prompt: Prompt, options: Sequence[str], *, unconditional: bool = False) -> list[Score]:
         server = await self._learned()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import re
+from dataclasses import replace
 from typing import Any
 
 from ..lang.conformance import check_of
@@ -50,7 +51,9 @@ def openai_fields(constraint: Constraint, dialect: str) -> Json:
 
 
 def native_fields(constraint: Constraint) -> Json:
-    """Fields of the `sampling_params` of `/generate`."""
+    """Fields of the `sampling_params` of `/generate`; only stolon's server knows the form that holds from a text on."""
+    if constraint.after:
+        return native_fields(replace(constraint, after="")) | {"constrain_after": constraint.after}
     match constraint.kind:
         case "regex":
             return {"regex": constraint.text}

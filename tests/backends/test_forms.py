@@ -196,3 +196,19 @@ def test_a_server_that_turns_out_to_know_no_such_form_is_asked_again_where_the_p
     with served(*words, kind="library") as server, RuntimeEndpoint(server.origin) as backend:
         assert ask.run(gen("x", dict[str, Any], fallback="retry"), backend=backend)["x"] == {"a": 1}
     assert len(server.requests) == 2
+
+
+def test_a_form_after_reasoning_is_for_stolons_server_alone() -> None:
+    node = gen("x", Literal["yes", "no"], reasoning=True)
+    with served(reply(b"".join(native_events(["<think>hm</think>", "yes"]))), kind="stolon") as server:
+        with RuntimeEndpoint(server.origin) as backend:
+            assert ask.run(node, backend=backend)["x"] == "yes"
+        sent = server.requests[-1].body["sampling_params"]
+        assert (sent["constrain_after"], sent["regex"]) == ("</think>", "(?:yes)|(?:no)")
+    with (
+        served(reply(b"".join(chat_events(["yes"]))), kind="vllm") as server,
+        RuntimeEndpoint(server.origin) as backend,
+    ):
+        with pytest.raises(GenerationError, match="reasoning"):
+            ask.run(node, backend=backend)
+        assert server.requests == []

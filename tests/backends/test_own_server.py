@@ -181,3 +181,11 @@ def test_strict_schemas_work_on_a_server_that_holds_to_them(url: str, node: Any)
     with OpenAI("default", base_url=url + "/v1", max_retries=0) as strict:
         state = typed.run(node, backend=strict, temperature=0, max_tokens=48)
         assert state.info("x").finish == "stop"
+
+
+def test_a_form_after_reasoning_is_that_of_the_engine(url: str, runtime: Runtime) -> None:
+    node = gen("x", Literal["red", "green"], reasoning=True, max_tokens=40)
+    with RuntimeEndpoint(url) as endpoint:
+        far = typed.run(node, backend=endpoint, temperature=0)
+    near = typed.run(node, backend=runtime, temperature=0)
+    assert (far["x"], far.info("x").reasoning) == (near["x"], near.info("x").reasoning)

@@ -64,6 +64,15 @@ async def test_the_native_route_has_them_in_its_sampling_params(
         await refused(reply, 400, "unsupported_parameter", next(iter(fields)))
 
 
+async def test_the_native_route_takes_a_text_after_which_the_form_holds(server: Running) -> None:
+    sampling = {"regex": "[ab]+", "constrain_after": "</think>"}
+    async with server.http.post(NATIVE, json={"text": "a", "sampling_params": sampling}) as reply:
+        assert reply.status == 200, await reply.text()
+    assert server.engine.asked[-1].constraint == Constraint("regex", "[ab]+", after="</think>")
+    async with server.http.post(NATIVE, json={"text": "a", "sampling_params": {"constrain_after": "x"}}) as reply:
+        await refused(reply, 400, "invalid_value", "sampling_params.constrain_after")
+
+
 class Answer(BaseModel):
     a: int
 

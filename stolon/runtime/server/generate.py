@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 from aiohttp import web
@@ -13,7 +13,7 @@ from ..limits import LENGTHS, NATIVE_NUMBERS, NUMBERS
 from . import wire
 from .answers import Question, ask_all, collect
 from .body import read_object
-from .constraints import asked_constraint
+from .constraints import Asked, asked_constraint
 from .conversation import Messages, messages
 from .errors import invalid
 from .fields import Check, Field, Values, boolean, list_of, number, object_of, string, token_ids, wrong_type
@@ -110,10 +110,20 @@ async def _questions(
                 salt=values.get("cache_salt", ""),
                 priority=values.get("priority", 0),
                 timeout_s=timeout_s,
-                asked=asked_constraint(how),
+                asked=_asked(how),
             )
         )
     return questions
+
+
+def _asked(how: Values) -> Asked | None:
+    """The form of the answers, and the text from which on it holds."""
+    asked = asked_constraint(how)
+    after = how.get("constrain_after", "")
+    if after and asked is None:
+        path = "sampling_params.constrain_after"
+        raise invalid(f"{path} is for a regex, json_schema or ebnf beside it", path)
+    return replace(asked, constraint=replace(asked.constraint, after=after)) if asked and after else asked
 
 
 async def _encode(engine: Engine, given: Input, path: str, continue_final: bool) -> list[int]:

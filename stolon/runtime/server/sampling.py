@@ -122,6 +122,7 @@ def native_sampling(vocab_size: int) -> Field[dict[str, Any]]:
     """`sampling_params`."""
     table: dict[str, Check] = {
         **NATIVE_CONSTRAINTS,
+        "constrain_after": string(LENGTHS["stop_characters"]),
         **{name: number(NATIVE_NUMBERS[name]) for name in _NATIVE_NAMES.split()},
         "top_k": number(NATIVE_NUMBERS["top_k"]),
         "stop": strings(LENGTHS["native_stop"], LENGTHS["stop_characters"]),
