@@ -85,6 +85,8 @@ class DeviceSteps:
         self._model.table.write(parcel.device)
         if graph is not None and self._staging.owns(parcel) and self.graphs.has(graph, shares=shares):
             hidden = self.graphs.replay(graph, shares=shares)
+        elif not plan.rows:
+            hidden = torch.empty(0)
         else:
             hidden = self._forward(parcel.device, size, shares=shares)()
         self._drawn_at = [-1] * len(plan.rows)

@@ -259,6 +259,12 @@ def test_no_setting_of_the_device_changes_the_text(runner: ModelRunner, folder: 
     assert generate(make_device_runner(folder, **settings), 13) == generate(runner, 13)
 
 
+def test_an_empty_plan_gives_nothing(runner: ModelRunner) -> None:
+    step = runner.launch(Plan([]))
+    step.sample(None)
+    assert step.results() == []
+
+
 class Measured(HostAccelerator):
     """A device of a known size, on which steps take a known part of it."""
 
