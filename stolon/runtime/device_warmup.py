@@ -19,6 +19,7 @@ FILTERED = SamplingParams(temperature=1.0, top_k=40, top_p=0.9, min_p=0.05)
 PENALIZED = SamplingParams(temperature=1.0, repetition_penalty=1.1, frequency_penalty=0.1, presence_penalty=0.1)
 BIASED = SamplingParams(temperature=1.0, logit_bias=((0, 1.0),))
 TOLD = SamplingParams(temperature=1.0, logprobs=5, logprob_token_ids=(0,))
+LOOKED_AT = SamplingParams(prompt_logprobs=5, logprob_token_ids=(0,))
 EVERYTHING = SamplingParams(
     temperature=1.0,
     top_k=40,
@@ -73,8 +74,9 @@ def warm_trials(setup: Setup, num_slots: int) -> Iterator[Trial]:
     scheduler = setup.config.scheduler
     most_rows = min(scheduler.max_running_requests, scheduler.step_tokens)
     longest = min(setup.context_length, num_slots, scheduler.step_tokens)
-    for rows in sorted({min(rows, most_rows) for rows in (1, 2, 16, 17)}):
+    for rows in _sizes(most_rows):
         yield decode_trial(rows)
+    for rows in sorted({min(rows, most_rows) for rows in (1, 2, 16, 17)}):
         yield decode_trial(rows, start=min(setup.context_length, num_slots) - 1)
     for params in (PLAIN, FILTERED, PENALIZED, BIASED, TOLD, EVERYTHING):
         yield decode_trial(min(2, most_rows), params=params)
@@ -83,13 +85,17 @@ def warm_trials(setup: Setup, num_slots: int) -> Iterator[Trial]:
     for rows in sorted({min(rows, most_rows) for rows in (2, 16, 64)}):
         if rows > 1 and shared > 0:
             yield decode_trial(rows, start=shared, shared=shared)
-    # kernels of a few rows, of many, and in between; whether a number is a multiple of 16 makes a kernel of its own
-    powers = [1 << power for power in range(1, 21)]
-    for length in sorted({min(length, longest) for power in powers for length in (power, power + 1)}):
-        yield Trial(Plan([_row(0, 0, length, PLAIN)]))
+    for length in _sizes(longest):
+        yield Trial(Plan([_row(0, 0, length, LOOKED_AT)]))
         if most_rows > 1 and length < scheduler.step_tokens:
             yield Trial(Plan([_row(0, 0, 1, PLAIN), _row(1, 0, length, PLAIN)]))
-    yield Trial(Plan([_row(0, 0, longest, SamplingParams(prompt_logprobs=5, logprob_token_ids=(0,)))]))
+
+
+def _sizes(most: int) -> list[int]:
+    """Few, some and many, up to `most`: products of different numbers of rows are cut into different tiles, and whether
+    a number is a multiple of 16 makes a kernel of its own."""
+    powers = [1 << power for power in range(most.bit_length())]
+    return sorted({min(size, most) for power in powers for size in (power, power + 1)} | {most})
 
 
 def _row(id: int, start: int, length: int, params: SamplingParams) -> Row:
