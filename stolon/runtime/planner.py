@@ -78,13 +78,13 @@ class Planner:
         decoding = self._make_room(decoding)
         rows, grow = plan.rows, self._holdings.grow_page
         self._decoded += [None] * (len(rows) - len(self._decoded))
-        for sequence in decoding:
+        for number, sequence in enumerate(decoding, len(rows)):
             start = sequence.computed
             if start == sequence.allocated:
                 grow(sequence)
             # all its tokens are computed or being computed: the next one is being drawn
             source = sequence.row if start == len(sequence.tokens) else None
-            sequence.row = len(rows)
+            sequence.row = number
             rows.append(Row(sequence, start, 1, True, source))
             self._decoded.append(sequence.node)
             sequence.computed = start + 1

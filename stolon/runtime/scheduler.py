@@ -170,11 +170,12 @@ class Scheduler:
         """
         self._end(plan)
         self._throttle.recover()
-        faults = [row for row, result in zip(plan.rows, results, strict=True) if result.error and not row.void]
+        faults: list[Row] = []
+        for row, result in zip(plan.rows, results, strict=True):
+            if result.error is not None and not row.void:
+                faults.append(row)
+                self.abort(row.sequence, result.error)
         if faults:
-            for row, result in zip(plan.rows, results, strict=True):
-                if result.error is not None and not row.void:
-                    self.abort(row.sequence, result.error)
             self._undo(plan, faults, spoilt=True)
         advanced: list[Sequence] = []
         for row, result in zip(plan.rows, results, strict=True):
