@@ -67,6 +67,23 @@ async def test_a_stream_without_the_option_has_no_usage(client: AsyncOpenAI) -> 
     assert all(chunk.choices for chunk in chunks)
 
 
+@pytest.mark.parametrize("route", ["chat", "text"])
+async def test_a_stream_can_say_in_every_event_what_it_has_cost(client: AsyncOpenAI, route: str) -> None:
+    options: Any = {"include_usage": True, "continuous_usage_stats": True}
+    more: dict[str, Any] = {"stream": True, "stream_options": options, "max_tokens": 5}
+    if route == "chat":
+        stream: Any = await client.chat.completions.create(**ASKED, **more)
+    else:
+        stream = await client.completions.create(model="fake", prompt="abcdefgh", **more)
+    chunks = [chunk async for chunk in stream]
+    made = [chunk.usage.completion_tokens for chunk in chunks]
+    assert made == sorted(made)
+    assert made[-1] == made[-2] == 5
+    assert len(set(made)) >= 5
+    assert len({chunk.usage.prompt_tokens for chunk in chunks}) == 1
+    assert chunks[-1].choices == []
+
+
 async def test_a_stream_is_plain_events_that_end_with_done(server: Running) -> None:
     async with server.http.post("/v1/chat/completions", json={**ASKED, "stream": True}) as reply:
         assert reply.content_type == "text/event-stream"

@@ -27,7 +27,7 @@ ASKED: dict[str, Any] = {"model": "fake", "max_tokens": 500, "messages": [{"role
 async def server(start: StartServer) -> Running:
     """A model that may think, and call tools, behind a key."""
     engine = FakeEngine()
-    engine.chat = Turns('</think> <tool_call>{"name"')
+    engine.chat = Turns('enable_thinking </think> <tool_call>{"name"')
     return await start(engine, key="sk-1")
 
 

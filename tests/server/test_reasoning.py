@@ -13,7 +13,8 @@ from tests.server.expected import CHAT, HELLO, refused
 from tests.server.fake import FakeEngine, Turns
 
 ASKED: dict[str, Any] = {"model": "fake", "messages": HELLO}
-HYBRID = Turns('</think> <tool_call> "name"')
+HYBRID = Turns('enable_thinking </think> <tool_call>"name"')
+SELDOM = Turns("</think>")
 OPENED = Turns("</think>", opening="<think>\n")
 CLOSED = Turns("</think>", opening="<think>\n\n</think>\n\n")
 
@@ -100,9 +101,10 @@ async def test_the_operator_can_say_that_a_model_begins_in_its_thought(start: St
         (HYBRID, "</think>", "assistant: <think>\n"),
         (OPENED, "</think>", "assistant: <think>\n"),
         (CLOSED, "", "</think>\n\n"),
+        (SELDOM, "", "assistant: "),
         (Turns(), "", "assistant: "),
     ],
-    ids=["may think", "thinks", "does not think", "knows no thoughts"],
+    ids=["thinks unless told", "thinks", "does not think", "may think", "knows no thoughts"],
 )
 async def test_a_constraint_holds_after_the_thought(
     start: StartServer, chat: Turns, after: str, prompt_ends: str

@@ -31,7 +31,7 @@ CALL = '<tool_call>\n{"name": "get_weather", "arguments": {"city": "Paris"}}\n</
 async def server(start: StartServer) -> Running:
     """A model that may think, and call tools."""
     engine = FakeEngine()
-    engine.chat = Turns('</think> <tool_call>{"name"')
+    engine.chat = Turns('enable_thinking </think> <tool_call>{"name"')
     return await start(engine)
 
 

@@ -79,7 +79,7 @@ async def prepare(engine: Engine, settings: ServerConfig, talk: Talk) -> Prepare
     else:
         reading = Reading(tools=forced(format) if offer.must else format, names=offer.names)
     if not talk.continue_final and choose.thinks(settings.reasoning_parser, chat.source):
-        prompt, asked, inside = _thinking(engine, settings, prompt, asked)
+        prompt, asked, inside = _thinking(engine, settings, prompt, asked, is_hybrid=choose.is_hybrid(chat.source))
         if talk.separate_reasoning or (offer is not None and offer.must):
             reading = dataclasses.replace(reading, thinks=True, inside=inside)
     return Prepared(prompt, asked, reading)
@@ -98,18 +98,19 @@ def _check_tools(offer: Offer, chat: ChatTemplate, format: ToolFormat | None) ->
 
 
 def _thinking(
-    engine: Engine, settings: ServerConfig, prompt: list[int], asked: Asked | None
+    engine: Engine, settings: ServerConfig, prompt: list[int], asked: Asked | None, *, is_hybrid: bool
 ) -> tuple[list[int], Asked | None, bool]:
     """Prompt and constraint of a model that may think first, and whether the answer begins inside a thought.
 
-    A constraint holds after the thought. So that it is certain to hold, the thought is begun in the prompt wherever
-    the template leaves it to the model.
+    A constraint holds after the thought. So that it is certain to hold, the thought of a model that thinks unless it
+    is told not to is begun in the prompt; one that may or may not think answers at once.
     """
     end = engine.tokenizer.decode(prompt[-_SEEN_TOKENS:], skip_special_tokens=False)
     opened = choose.opens_thought(end)
-    if opened is None and (asked is not None or settings.reasoning_parser == "deepseek-r1"):
-        if asked is not None:
-            prompt = [*prompt, *engine.tokenizer.encode_scaffold(f"{thoughts.BEGIN}\n")]
+    if opened is None and settings.reasoning_parser in ("deepseek-r1", "deepseek_r1"):
+        opened = True
+    if opened is None and asked is not None and is_hybrid:
+        prompt = [*prompt, *engine.tokenizer.encode_scaffold(f"{thoughts.BEGIN}\n")]
         opened = True
     if opened and asked is not None:
         asked = dataclasses.replace(asked, constraint=dataclasses.replace(asked.constraint, after=thoughts.END))

@@ -14,7 +14,7 @@ from .source import Parser, Source, Steps, everything
 
 ToolFormat = Literal["hermes", "llama3", "mistral", "pythonic"]
 ToolParser = Literal["auto", "none", "hermes", "qwen", "qwen25", "llama3", "llama3_json", "mistral", "pythonic"]
-ReasoningParser = Literal["auto", "none", "think", "deepseek-r1", "qwen3"]
+ReasoningParser = Literal["auto", "none", "think", "deepseek-r1", "deepseek_r1", "qwen3"]
 
 _READERS: dict[ToolFormat, Callable[[Source, Collection[str]], Steps[None]]] = {
     "hermes": hermes.read,
@@ -92,6 +92,11 @@ def _found_in(template: str) -> ToolFormat | None:
 def thinks(wanted: ReasoningParser, template: str) -> bool:
     """Whether answers may begin with a thought."""
     return thoughts.END in template if wanted == "auto" else wanted != "none"
+
+
+def is_hybrid(template: str) -> bool:
+    """Whether the model thinks unless it is told not to."""
+    return "enable_thinking" in template
 
 
 def opens_thought(prompt_end: str) -> bool | None:
