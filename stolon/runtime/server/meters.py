@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -39,6 +39,7 @@ class Meters:
     """What the server has counted since its start. The engine's own counters are read when somebody asks."""
 
     def __init__(self, statistics: Callable[[], Mapping[str, object]], in_flight: Callable[[], int]) -> None:
+        disable_created_metrics()  # a second sample for each counter that nobody reads
         self._registry = CollectorRegistry()
         self._registry.register(_Engine(statistics, in_flight))
 
