@@ -22,6 +22,9 @@ from .sequence import RowResult, Sequence
 
 # Logits of this many rows x vocabulary are worked on at once: 32 MiB of float32.
 CHUNK_ITEMS = 1 << 23
+# What a byte of a mask adds to the logits of its eight tokens: nothing where the bit is set. float32 [256, 8]
+_SET = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder="little")
+_PENALTIES = np.where(_SET == 1, np.float32(0), np.float32(-np.inf))
 
 
 def sample(
@@ -119,9 +122,10 @@ def end_tokens(params: SamplingParams, eos_token_ids: frozenset[int], vocab: int
 
 def _restrict(logits: Tensor, bits: NDArray[np.int32]) -> bool:
     """Leave what may come, in place on one row: [vocab]. False if that is nothing."""
-    vocab = logits.shape[0]
-    unpacked = np.unpackbits(bits.view(np.uint8), count=vocab, bitorder="little")  # pads with what may not come
-    logits.masked_fill_(torch.from_numpy(unpacked == 0), -math.inf)
+    # added byte by byte of the mask: of 150,000 logits that takes 70 us, filling in single ones 230 to 690
+    penalties = torch.from_numpy(np.take(_PENALTIES, bits.view(np.uint8), axis=0).reshape(-1))[: logits.shape[0]]
+    logits[: len(penalties)] += penalties
+    logits[len(penalties) :] = -math.inf  # what the mask does not know may not come
     return bool(logits.amax() > -math.inf)
 
 
