@@ -13,10 +13,12 @@ import argparse
 import json
 import platform
 import statistics
+import subprocess
 import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -171,7 +173,14 @@ def main() -> None:
     for path in options.paths:
         for case in cases(path):
             judge(case, tallies.setdefault(case.kind, Tally()), options.list)
-    report: dict[str, Any] = {"machine": platform.machine(), "python": platform.python_version()}
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
+    report: dict[str, Any] = {
+        "date": time.strftime("%Y-%m-%d"),
+        "commit": commit.stdout.strip(),
+        "machine": platform.machine(),
+        "python": platform.python_version(),
+        "versions": {name: version(name) for name in ("llguidance", "outlines-core", "jsonschema")},
+    }
     for kind, tally in tallies.items():
         millis = sorted(1000 * second for second in tally.seconds)
         report[kind] = {
