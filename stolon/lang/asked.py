@@ -9,7 +9,7 @@ from typing import Any
 from .choices import ChoicesMethod
 from .constraint import Constraint
 from .errors import InvalidRequest
-from .forms import Form, choices_form, grammar_form, object_form, only_one, regex_form, schema_form
+from .forms import Form, choices_form, grammar_form, object_form, regex_form, schema_form
 from .ir import Origin, Select
 from .options import frozen
 from .typed import schema_text, shown, type_form
@@ -42,14 +42,13 @@ FORMS: Mapping[str, Callable[[Any], Form]] = {
 
 
 def form_of(forms: Mapping[str, object]) -> Form | None:
-    """The form that is asked for, by the names of `FORMS`; None where any text will do.
+    """The form that is asked for by one of the names of `FORMS`; None where any text will do.
 
     Raises InvalidRequest for more than one, and for one that no answer can have.
     """
-    # False is a schema that nothing has, and no way to say that there is none
-    given = [(name, value) for name, value in forms.items() if name != "json_object" or value]
-    found = only_one(given)
-    return None if found is None else FORMS[found[0]](found[1])
+    if len(forms) > 1:
+        raise InvalidRequest(f"an answer has one form, got {' and '.join(forms)}; leave all but one out")
+    return next((FORMS[name](value) for name, value in forms.items()), None)
 
 
 def select_of(
@@ -71,7 +70,7 @@ def select_of(
             f"choices_method scores whole choices and takes no {', '.join(others)}; leave one of them out",
             param=others[0],
         )
-    kept = {option: options[option] for option in ("seed", "timeout")}
+    kept = {option: options[option] for option in ("seed", "timeout", "retries")}
     return Select(name, form.constraint.choices, options["temperature"] or 0.0, method, frozen(kept), origin)
 
 

@@ -51,7 +51,8 @@ class GenOptions(Drawing, total=False):
     max_tokens: int | None
 
 
-_NOT_DRAWN = ("reasoning", "fallback")
+_DRAWN = tuple(option for option in Drawing.__annotations__ if option not in ("reasoning", "fallback"))
+_NO_OBJECT = {"json_object": False}  # of the other arguments that name a form, False is a value
 
 
 @overload
@@ -153,12 +154,12 @@ def gen(  # pyright: ignore[reportInconsistentOverload]  (the second position is
     Raises InvalidRequest for more than one form, and for a form that no answer can have.
     """
     given = locals()
-    options = {
-        option: given[option] for option in GenOptions.__annotations__ if option not in ("reasoning", "fallback")
-    }
-    forms = {key: given[key] for key in FORMS}
-    name, options["max_tokens"], forms["type"] = _places(name, type, max_tokens)
+    options = {option: given[option] for option in _DRAWN}
+    name, options["max_tokens"], given["type"] = _places(name, type, max_tokens)
+    forms = {key: given[key] for key in FORMS if given[key] is not None and given[key] is not _NO_OBJECT.get(key)}
     origin = caller(1)
+    if not forms and choices_method is None and reasoning is False and fallback is None:
+        return Gen(name, frozen(options), origin)
     with named(f"gen({'' if name is None else repr(name)})"):
         if choices is not None or choices_method is not None:
             chosen = select_of(name, forms, options, choices_method, origin)
@@ -167,8 +168,7 @@ def gen(  # pyright: ignore[reportInconsistentOverload]  (the second position is
             options["temperature"] = temperature or 0.0
         form = form_of(forms)
         marks = None if reasoning is False else marks_of(reasoning)
-        asks_again = _checked_fallback(fallback, form, n)
-        return Gen(name, frozen(options), origin, form, marks, asks_again)
+        return Gen(name, frozen(options), origin, form, marks, _checked_fallback(fallback, form, n))
 
 
 def gen_int(name: str | None = None, max_tokens: int | None = None, **options: Unpack[Drawing]) -> Gen[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -85,12 +85,3 @@ def _text(name: str, value: object) -> str:
     if not isinstance(value, str) or not value:
         raise InvalidRequest(f"{name} must be non-empty text, got {value!r}", param=name)
     return value
-
-
-def only_one(forms: Sequence[tuple[str, object]]) -> tuple[str, object] | None:
-    """The one that is given. Raises InvalidRequest where there are more: an answer has one form."""
-    given = [(name, value) for name, value in forms if value is not None]
-    if len(given) > 1:
-        names = " and ".join(name for name, _ in given)
-        raise InvalidRequest(f"an answer has one form, got {names}; leave all but one out", param=given[1][0])
-    return given[0] if given else None

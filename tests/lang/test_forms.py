@@ -113,6 +113,7 @@ def test_choices_are_picked_by_their_scores_as_in_sglang_and_drawn_where_an_opti
     state = answered(gen("x", choices=["a", "b"]), backend)
     assert state["x"] == "a"
     assert set(state.info("x").probs) == {"a", "b"}
+    assert dict(gen("x", choices=["a"], retries=2, seed=3).options) == {"retries": 2, "seed": 3}
     assert answered(gen("x", choices=["a", "b"], n=2), backend, temperature=1.5)["x"] == ["b", "b"]
     assert backend.requests[-1].params.temperature == 0.0
     assert answered(gen("x", choices=["a", "b"], choices_method=token_length_normalized), backend)["x"] == "a"
