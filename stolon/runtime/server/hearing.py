@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from ...lang.types import Delta, FinishReason
 from .answers import Question, Reply, ask_all
@@ -13,38 +13,42 @@ from .formats.source import Arguments, Call, Piece, Text, Thought
 from .service import Engine
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class SpokenCall:
     id: str
     name: str
-    arguments: str = ""
+    arguments: str
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Spoken:
     """One complete answer.
 
-    pieces: in their order; the other fields are made of them
+    pieces: in their order; text, thought and calls are made of them
     thinking_tokens: how many tokens came before the first word or call
     """
 
-    pieces: list[Piece] = field(default_factory=list[Piece])
-    text: str = ""
-    thought: str = ""
-    calls: list[SpokenCall] = field(default_factory=list[SpokenCall])
-    thinking_tokens: int = 0
+    pieces: list[Piece]
+    text: str
+    thought: str
+    calls: list[SpokenCall]
+    thinking_tokens: int
 
-    def add(self, piece: Piece, format: ToolFormat | None) -> None:
-        self.pieces.append(piece)
-        match piece:
-            case Text(text):
-                self.text += text
-            case Thought(text):
-                self.thought += text
-            case Call(name):
-                self.calls.append(SpokenCall(new_call_id(format), name))
-            case Arguments(text):
-                self.calls[-1].arguments += text
+    @classmethod
+    def of(cls, pieces: list[Piece], format: ToolFormat | None, thinking_tokens: int) -> Spoken:
+        made: list[tuple[str, list[str]]] = []
+        for piece in pieces:
+            if isinstance(piece, Call):
+                made.append((piece.name, []))
+            elif isinstance(piece, Arguments):
+                made[-1][1].append(piece.text)
+        return cls(
+            pieces,
+            "".join(piece.text for piece in pieces if isinstance(piece, Text)),
+            "".join(piece.text for piece in pieces if isinstance(piece, Thought)),
+            [SpokenCall(new_call_id(format), name, "".join(parts)) for name, parts in made],
+            thinking_tokens,
+        )
 
 
 class Hearing:
@@ -111,17 +115,17 @@ async def listen(
     engine: Engine, question: Question, reading: Reading, *, parallel: bool = True
 ) -> tuple[Reply, list[Spoken]]:
     """The complete answers."""
-    reply, found = Reply.to(question), [Spoken() for _ in range(question.params.n)]
-    hearings = [] if reading.is_plain else [Hearing(reading, parallel=parallel) for _ in found]
+    reply = Reply.to(question)
+    hearings = [] if reading.is_plain else [Hearing(reading, parallel=parallel) for _ in reply.answers]
+    pieces: list[list[Piece]] = [[] for _ in reply.answers]
     async with aclosing(ask_all(engine, [question])) as deltas:
         async for _, delta in deltas:
             reply.add(delta)
             if hearings:
-                for piece in hearings[delta.index].hear(delta):
-                    found[delta.index].add(piece, reading.tools)
-    for index, (spoken, answer) in enumerate(zip(found, reply.answers, strict=True)):
-        if hearings:
-            spoken.thinking_tokens = hearings[index].thinking_tokens
-        elif answer.text:
-            spoken.add(Text(answer.text), None)
-    return reply, found
+                pieces[delta.index] += hearings[delta.index].hear(delta)
+    if not hearings:
+        texts = [answer.text for answer in reply.answers]
+        return reply, [Spoken([Text(text)] if text else [], text, "", [], 0) for text in texts]
+    return reply, [
+        Spoken.of(each, reading.tools, hearing.thinking_tokens) for each, hearing in zip(pieces, hearings, strict=True)
+    ]
