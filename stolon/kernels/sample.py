@@ -205,7 +205,8 @@ def _measure(scaled, floor, best, VOCAB: tl.constexpr, BLOCK: tl.constexpr):
     """How many logits of a row are at least `floor`, and the sum of their exponentials over the largest."""
     count = tl.zeros((BLOCK,), tl.int32)
     mass = tl.zeros((BLOCK,), tl.float32)
-    for start in range(0, VOCAB, BLOCK):
+    # one program alone cannot wait for each read: three are on the way, 96 KiB
+    for start in tl.range(0, VOCAB, BLOCK, num_stages=4):
         token = start + tl.arange(0, BLOCK)
         value = tl.load(scaled + token, mask=token < VOCAB, other=float("-inf"))
         kept = (value >= floor) & (token < VOCAB)
