@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 import time
 
@@ -299,3 +300,85 @@ def test_parallel_sample_with_an_argument_named_n(scripted):
     state = parallel_sample.run(question="Compute 5 + 2 + 4.", n=5, temperature=1.0)
     assert state["answer"] == ["one"] * 5
     assert {r.params.n for r in backend.requests} == {1}
+
+
+REGEX_INT = r"[-+]?[0-9]+[ \n]*"
+REGEX_STR = r"\"[\w\d\s]*\""
+
+
+def test_decode_int(scripted):
+    scripted(["24\n", "365 "])
+
+    @sgl.function
+    def decode_int(s):
+        s += "The number of hours in a day is " + sgl.gen_int("hours") + "\n"
+        s += "The number of days in a year is " + sgl.gen_int("days") + "\n"
+
+    ret = decode_int.run(temperature=0.1)
+    assert int(ret["hours"]) == 24
+    assert int(ret["days"]) == 365
+
+
+def test_decode_json_regex(scripted):
+    scripted(['"Paris"', "2100000\n"])
+
+    @sgl.function
+    def decode_json(s):
+        s += "Generate a JSON object to describe the basic city information of Paris.\n"
+        with s.var_scope("json_output"):
+            s += "{\n"
+            s += '  "name": ' + sgl.gen(regex=REGEX_STR) + ",\n"
+            s += '  "population": ' + sgl.gen(regex=REGEX_INT, stop=[" ", "\n"]) + "\n"
+            s += "}"
+
+    ret = decode_json.run(temperature=0.0)
+    assert json.loads(ret["json_output"]) == {"name": "Paris", "population": 2100000}
+
+
+def test_decode_json(scripted):
+    backend = scripted(['"Paris"', "2100000", '"105 km2"', "48"])
+
+    @sgl.function
+    def decode_json(s):
+        s += "Generate a JSON object to describe the basic city information of Paris.\n"
+        with s.var_scope("json_output"):
+            s += "{\n"
+            s += '  "name": ' + sgl.gen_string() + ",\n"
+            s += '  "population": ' + sgl.gen_int() + ",\n"
+            s += '  "area": ' + sgl.gen(dtype=str) + ",\n"
+            s += '  "latitude": ' + sgl.gen(dtype=int) + "\n"
+            s += "}"
+
+    ret = decode_json.run(temperature=0, max_new_tokens=64)
+    js_obj = json.loads(ret["json_output"])
+    assert isinstance(js_obj["name"], str)
+    assert isinstance(js_obj["population"], int)
+    assert {request.params.max_tokens for request in backend.requests} == {64}
+
+
+def test_choices_of_a_gen_and_a_choices_method(scripted):
+    scripted(scores=lambda prompt, option: {"a calculator": -0.1, "a search": -2.0}.get(option, -5.0))
+
+    @sgl.function
+    def tool(s, question):
+        s += "To answer the question I need to use "
+        s += sgl.gen("tool", choices=["a calculator", "a search"])
+        s += sgl.gen("again", choices=["a calculator", "a search"], choices_method=sgl.greedy_token_selection)
+
+    state = tool.run("What is 3 * 4?")
+    assert (state["tool"], state["again"]) == ("a calculator", "a calculator")
+    assert "normalized_prompt_logprobs" in state.get_meta_info("tool")
+
+
+def test_separate_reasoning(scripted):
+    scripted("<think>The capital of France.</think>Paris")
+
+    @sgl.function
+    def ask(s, question):
+        s += sgl.user(question)
+        s += sgl.assistant(sgl.separate_reasoning(sgl.gen("answer", max_tokens=64), model_type="qwen3"))
+
+    state = ask.run(question="What is the capital of France?")
+    assert state["answer"] == "Paris"
+    assert state["answer_reasoning_content"] == "The capital of France."
+    assert state.messages()[-1]["content"] == "Paris"
