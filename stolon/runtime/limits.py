@@ -115,6 +115,7 @@ LENGTHS: dict[str, Length] = {
     "name": Length(low=1, high=256, unit="characters"),  # of a model or an author
     "request_id": Length(low=1, high=128, unit="characters"),
     "options": Length(low=1, high=8192, unit="options"),
+    "prompt_tokens": Length(low=1, high=MAX_TOKENS, unit="token ids"),
     "tokens": Length(high=1 << 17, unit="token ids"),  # to be made text
     "documents": Length(low=1, high=1024, unit="documents"),
     "labels": Length(low=1, high=128, unit="token ids"),

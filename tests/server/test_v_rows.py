@@ -14,6 +14,7 @@ import socket
 import sys
 import time
 import zlib
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -25,9 +26,12 @@ import pytest
 from stolon.lang.errors import EngineError, OverloadedError
 from stolon.runtime.limits import LENGTHS
 from stolon.runtime.server.app import ROUTES
+from stolon.runtime.server.errors import HttpError
 from stolon.runtime.server.main import main
+from stolon.runtime.server.prompts import token_list
+from stolon.runtime.server.route import Route
 from tests.server.conftest import Running, StartServer
-from tests.server.expected import CHAT, DETOKENIZE, EMBED, GOOD, HELLO, LEAKS, NATIVE, TEXT, refused
+from tests.server.expected import CHAT, DETOKENIZE, GOOD, HELLO, LEAKS, NATIVE, TEXT, refused
 from tests.server.fake import VOCAB, FakeEngine
 from tests.server.raw import exchange, parsed, until
 
@@ -394,9 +398,35 @@ async def test_d2_there_is_one_socket_and_it_listens_on_loopback(server: Running
     assert [c.laddr.ip for c in mine] == ["127.0.0.1"]
 
 
-def test_d4_every_list_and_number_has_a_bound_in_one_table() -> None:
-    assert all(length.high > 0 for length in LENGTHS.values())
-    assert EMBED in {route.path for route in ROUTES}
+def unbounded(schema: Any, path: str) -> Iterator[str]:
+    """Where a number or a list of a request has no upper bound."""
+    kind = schema.get("type")
+    lower = "minimum" in schema or "exclusiveMinimum" in schema
+    if (kind in ("integer", "number") and not (lower and "maximum" in schema)) or (
+        kind == "array" and "maxItems" not in schema
+    ):
+        yield path
+    for name, inner in schema.get("properties", {}).items():
+        yield from unbounded(inner, f"{path}.{name}")
+    for inner in (*schema.get("anyOf", ()), *([schema["items"]] if "items" in schema else [])):
+        yield from unbounded(inner, path)
+    if isinstance(schema.get("additionalProperties"), dict):
+        assert "maxProperties" in schema, path
+        yield from unbounded(schema["additionalProperties"], path)
+
+
+@pytest.mark.parametrize("route", [route for route in ROUTES if route.body], ids=lambda route: route.path)
+def test_d4_every_number_and_every_list_of_a_request_has_bounds(route: Route) -> None:
+    body = route.body_of(VOCAB)
+    assert body is not None
+    assert list(unbounded(body.schema, route.path)) == []
+
+
+def test_d4_a_prompt_has_as_many_tokens_as_any_model_reads_at_most() -> None:
+    most = LENGTHS["prompt_tokens"].high
+    assert len(token_list(VOCAB)("prompt", [1] * most)) == most
+    with pytest.raises(HttpError, match="may have at most"):
+        token_list(VOCAB)("prompt", [1] * (most + 1))
 
 
 @pytest.mark.skipif(not hasattr(socket, "AF_INET6"), reason="no IPv6")

@@ -138,16 +138,16 @@ def _tokens(path: str, value: object, vocab_size: int) -> list[int]:
 
 
 def token_list(vocab_size: int) -> Field[list[int]]:
-    """Token ids, at least one; how many there may be is the model's to say."""
+    """Token ids, at least one."""
 
     def check(path: str, value: object) -> list[int]:
         if not isinstance(value, list):
             raise wrong_type(path, "a list of token ids", value)
         if not value:
             raise invalid(f"{path} is empty", path)
-        return ids(path, cast("list[object]", value), vocab_size)
+        return ids(path, entries(path, cast(object, value), LENGTHS["prompt_tokens"]), vocab_size)
 
-    return Field({"type": "array", "items": token_id(vocab_size).schema, "minItems": 1}, check)
+    return Field(list_of(token_id(vocab_size), LENGTHS["prompt_tokens"]).schema, check)
 
 
 def check_model(found: JsonObject, engine: Served) -> None:
