@@ -93,9 +93,9 @@ class Constrained:
         self._look(left)
         run = self._jumped(left, left - 1)
         if self.is_over:
-            # there must be something to draw: the last token, or an end token where there is none
+            # there must be something to draw: the last token of the form, or an end token where it has none
             self.is_over, self._next = False, None
-            if run:
+            if self._said:
                 self._matcher.rollback(1)
                 self._count -= 1
                 self._queue.append(run.pop())

@@ -283,6 +283,15 @@ async def test_the_reserve_for_thoughts_is_part_of_the_least_budget(engine: Engi
     assert exact.text in ("</think>yes", "</think>no")
 
 
+async def test_the_empty_answer_may_follow_thoughts(engine: Engine) -> None:
+    form = Constraint("choices", choices=("",), after="</think>")
+    least = len(engine.tokenizer.encode_run("</think>", "inside"))
+    for more in (1, 4):  # one more for the end token, as something has to be drawn
+        found = await answer(engine, PROMPT, SamplingParams(max_tokens=least + more, seed=1), constraint=form)
+        assert found.text.endswith("</think>")
+        assert found.finish == "stop"
+
+
 # -- refusals and faults
 
 
