@@ -231,11 +231,27 @@ class _Converter:
         for name, inner in properties.items():
             made, node.shapes[name] = self._converted(inner, f"{pointer}/properties/{name}")
             written[name] = made
-            if name not in required and not _may_be_null(inner, self._root):
+            if name not in required and not self._may_be_null(inner, pointer):
                 node.optional.add(name)
                 written[name] = {"anyOf": [made, {"type": "null"}]}
         notes = {"description": schema["description"]} if "description" in schema else {}
         return notes | _closed(written), Shape([node])
+
+    def _may_be_null(self, schema: Any, pointer: str, seen: tuple[str, ...] = ()) -> bool:
+        """Whether null is a value of `schema`; then it says so itself, and null is kept."""
+        found = as_object(schema) or {}
+        reference = found.get("$ref")
+        if isinstance(reference, str) and reference not in seen:
+            return self._may_be_null(self._resolved(reference, pointer), pointer, (*seen, reference))
+        ways = [*(as_list(found.get("anyOf")) or []), *(as_list(found.get("oneOf")) or [])]
+        kind = found.get("type")
+        return (
+            kind == "null"
+            or (isinstance(kind, list) and "null" in kind)
+            or None in (as_list(found.get("enum")) or [])
+            or ("const" in found and found["const"] is None)
+            or any(self._may_be_null(way, pointer, seen) for way in ways)
+        )
 
     def _dictionary(self, schema: Json, patterns: Json, rest: Any, pointer: str) -> tuple[Json, Shape]:
         if as_list(schema.get("required")) or len(patterns) > 1 or (patterns and rest is not False):
@@ -285,20 +301,6 @@ class _Converter:
 def _is_no_bound(value: object) -> bool:
     """Whether it is a bound that says no more than that a number is one."""
     return isinstance(value, float) and abs(value) >= 1e300
-
-
-def _may_be_null(schema: Any, root: Any) -> bool:
-    """Whether null is a value of `schema`; then it says so itself, and null is kept."""
-    found = as_object(schema) or {}
-    ways = [*(as_list(found.get("anyOf")) or []), *(as_list(found.get("oneOf")) or [])]
-    kind = found.get("type")
-    return (
-        kind == "null"
-        or (isinstance(kind, list) and "null" in kind)
-        or None in (as_list(found.get("enum")) or [])
-        or ("const" in found and found["const"] is None)
-        or any(_may_be_null(way, root) for way in ways)
-    )
 
 
 def _check_told_apart(shape: Shape) -> None:

@@ -181,6 +181,9 @@ def test_any_value_of_any_schema_comes_through_strict_mode_as_it_is(both: Any, d
 def test_an_optional_property_that_may_be_null_itself_keeps_its_null() -> None:
     form = form_of({"type": "object", "properties": {"a": {"type": "integer"}, "b": {"type": ["string", "null"]}}})
     assert undone(form, '{"a": null, "b": null}') == '{"b": null}'
+    named = {"$defs": {"maybe": {"anyOf": [{"type": "integer"}, {"type": "null"}]}}}
+    form = form_of({**named, "type": "object", "properties": {"c": {"$ref": "#/$defs/maybe"}}})
+    assert undone(form, '{"c": null}') == '{"c": null}'
 
 
 @pytest.mark.parametrize(
