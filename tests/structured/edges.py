@@ -15,6 +15,7 @@ from stolon.runtime.grammar.dfa import Dfa
 from stolon.runtime.grammar.llg import LlgGrammar
 from stolon.runtime.grammar.llg_vocabulary import LlgVocabulary
 from stolon.runtime.grammar.matcher import Grammar, Matcher
+from stolon.runtime.grammar.outlines import OutlinesGrammar, TokenTable
 from stolon.runtime.grammar.prepare import Backend, prepare
 from stolon.runtime.grammar.trie import Vocabulary
 from stolon.runtime.tokenizer import Tokenizer
@@ -48,7 +49,9 @@ class Words:
         return list(text.encode()) if self._tokenizer is None else self._tokenizer.encode_run(text, "inside")
 
     def grammar(self, constraint: Constraint, backend: Backend = "auto") -> Grammar:
-        prepared = prepare(constraint, backend)
+        prepared = prepare(constraint, backend, self.texts)
+        if isinstance(prepared, TokenTable):
+            return OutlinesGrammar(prepared, self.rows, frozenset(self.eos_ids))
         if isinstance(prepared, Dfa):
             return AutomatonGrammar(prepared, self.trie)
         return LlgGrammar(prepared, self.llg)

@@ -16,7 +16,7 @@ import pytest
 
 import stolon.runtime
 from stolon.lang.constraint import Constraint
-from stolon.lang.errors import EngineClosedError, InvalidRequest
+from stolon.lang.errors import EngineClosedError, InvalidRequest, UnsupportedError
 from stolon.runtime.grammar.compiled import CompiledGrammars
 from stolon.runtime.grammar.compiler import GrammarCompiler
 from stolon.runtime.grammar.frames import FrameError, packed, read_frame, write_frame
@@ -63,6 +63,18 @@ def test_every_kind_of_constraint_is_compiled_and_takes_an_answer_in_its_form(
         assert row[token // 32] >> (token % 32) & 1
         matcher.advance(token)
     assert matcher.is_accepting
+
+
+def test_outlines_own_index_is_made_in_a_child_that_is_told_the_vocabulary(tokenizer: Tokenizer) -> None:
+    compiler = GrammarCompiler(tokenizer, tokenizer.vocab_size, frozenset(tokenizer.eos_ids), backend="outlines")
+    for pattern, answer in (("[0-9]{3}", "555"), ("yes|yesterday", "yesterday")):
+        matcher = compiler.compile(Constraint("regex", pattern)).result().matcher()
+        for token in tokenizer.encode(answer, bos=False):
+            matcher.advance(token)
+        assert matcher.is_accepting
+    with pytest.raises(UnsupportedError):
+        compiler.compile(Constraint("json_object")).result()
+    compiler.close()
 
 
 def test_equal_constraints_share_one_grammar_whatever_their_space(compiler: GrammarCompiler) -> None:

@@ -21,7 +21,7 @@ LISTS: dict[str, tuple[list[str], list[str]]] = {
 
 
 @pytest.mark.parametrize("kind", VOCABULARIES)
-@pytest.mark.parametrize("backend", ["auto", "llguidance"])
+@pytest.mark.parametrize("backend", ["auto", "llguidance", "outlines"])
 @pytest.mark.parametrize("name", LISTS)
 def test_every_choice_can_be_said_and_nothing_else(name: str, backend: Backend, kind: str) -> None:
     options, others = LISTS[name]
@@ -53,7 +53,7 @@ def test_doubles_do_no_harm() -> None:
     assert said.says(said.grammar(Constraint("choices", choices=("a", "a"))), "a")
 
 
-@pytest.mark.parametrize("backend", ["auto", "automaton", "llguidance"])
+@pytest.mark.parametrize("backend", ["auto", "automaton", "llguidance", "outlines"])
 def test_no_choices_are_refused(backend: Backend) -> None:
     with pytest.raises(InvalidRequest, match="at least one") as caught:
         prepare(Constraint("choices"), backend)

@@ -62,7 +62,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("kind", VOCABULARIES)
-@pytest.mark.parametrize("backend", ["automaton", "llguidance"])
+@pytest.mark.parametrize("backend", ["automaton", "llguidance", "outlines"])
 @pytest.mark.parametrize("pattern", PATTERNS)
 def test_a_regex_takes_what_a_full_match_takes(pattern: str, backend: Backend, kind: str) -> None:
     said = words(kind)
@@ -71,7 +71,7 @@ def test_a_regex_takes_what_a_full_match_takes(pattern: str, backend: Backend, k
         assert said.says(grammar, text) is (re.fullmatch(pattern, text) is not None), text
 
 
-@pytest.mark.parametrize("backend", ["automaton", "llguidance"])
+@pytest.mark.parametrize("backend", ["automaton", "llguidance", "outlines"])
 @pytest.mark.parametrize("pattern", REFUSED)
 def test_what_is_not_taken_is_refused_by_both_engines_alike(pattern: str, backend: Backend) -> None:
     said = words("bytes")

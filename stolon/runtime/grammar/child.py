@@ -12,12 +12,13 @@ import os
 import resource
 import signal
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 from ...lang.constraint import Constraint
 from ...lang.errors import InvalidRequest, UnsupportedError
 from .charset import meaning
-from .frames import FrameError, packed, read_frame, write_frame
+from .frames import FrameError, packed, read_frame, split, write_frame
 from .prepare import prepare, to_wire
 
 # beside what the libraries themselves take
@@ -35,20 +36,24 @@ def main() -> None:
         meaning(f"\\{letter}", "")
     _limit_memory()
     write_frame(out, packed({"ready": True}))
+    texts: list[bytes] = []
     while True:
         try:
-            job, _ = read_frame(0)
+            job, arrays = read_frame(0)
         except FrameError:
             return
+        if "words" in job:
+            texts = split(*arrays)
+            continue
         _limit_cpu()
-        write_frame(out, answer(job))
+        write_frame(out, answer(job, texts))
 
 
-def answer(job: dict[str, Any]) -> bytes:
-    """The frame that tells what came of a job, or why nothing did."""
+def answer(job: dict[str, Any], texts: Sequence[bytes]) -> bytes:
+    """The frame that tells what came of a job, or why nothing did. texts: of the tokens, where they were sent."""
     try:
         constraint = Constraint(job["kind"], job["text"], tuple(job["choices"]))
-        return packed(*to_wire(prepare(constraint, job["backend"])))
+        return packed(*to_wire(prepare(constraint, job["backend"], texts)))
     except InvalidRequest as error:
         unsupported = isinstance(error, UnsupportedError)
         return packed({"refused": str(error), "param": error.param, "code": error.code, "unsupported": unsupported})

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from threading import Lock
 from typing import Any
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 
 from ...lang.constraint import Constraint
 from ...lang.errors import EngineClosedError, EngineError, InvalidRequest, UnsupportedError
-from .frames import FrameError, FrameTimeout, packed, read_frame, write_frame
+from .frames import FrameError, FrameTimeout, joined, packed, read_frame, write_frame
 from .prepare import Backend, Prepared, from_wire
 
 MAX_CHILDREN = 2
@@ -50,6 +51,7 @@ class Child:
         os.set_blocking(self._to, False)
         os.set_blocking(self._from, False)
         self.is_ready = False
+        self._knows_texts = False
 
     @property
     def pid(self) -> int:
@@ -72,8 +74,10 @@ class Child:
             ) from error
         self.is_ready = True
 
-    def ask(self, constraint: Constraint, backend: Backend, limit_s: float) -> Prepared:
-        """Raises InvalidRequest as `prepare` does, and (code "grammar_too_complex") where a limit was passed.
+    def ask(self, constraint: Constraint, backend: Backend, limit_s: float, texts: Sequence[bytes] = ()) -> Prepared:
+        """texts: as `prepare` takes them; always the same.
+
+        Raises InvalidRequest as `prepare` does, and (code "grammar_too_complex") where a limit was passed.
 
         The child is dead then, and whenever EngineError is raised.
         """
@@ -81,6 +85,9 @@ class Child:
         deadline = time.monotonic() + limit_s
         job = {"kind": constraint.kind, "text": constraint.text, "choices": constraint.choices, "backend": backend}
         try:
+            if len(texts) and not self._knows_texts:
+                write_frame(self._to, packed({"words": True}, joined(texts)), deadline)
+                self._knows_texts = True
             write_frame(self._to, packed(job), deadline)
             head, arrays = read_frame(self._from, deadline)
         except (FrameTimeout, FrameError) as error:
@@ -115,11 +122,11 @@ class ChildPool:
         self._is_closed = False
         self._lock = Lock()
 
-    def ask(self, constraint: Constraint, backend: Backend, limit_s: float) -> Prepared:
+    def ask(self, constraint: Constraint, backend: Backend, limit_s: float, texts: Sequence[bytes] = ()) -> Prepared:
         """As `Child.ask`. Raises EngineClosedError after `interrupt`."""
         child = self._taken()
         try:
-            return child.ask(constraint, backend, limit_s)
+            return child.ask(constraint, backend, limit_s, texts)
         finally:
             self._given_back(child)
 

@@ -138,7 +138,8 @@ class GrammarCompiler:
             if _is_quick(constraint, self._backend):
                 prepared = prepare(constraint, self._backend)
             else:
-                prepared = self._children.ask(constraint, self._backend, self._limit_s)
+                texts = self._vocabularies.texts() if self._backend == "outlines" else ()
+                prepared = self._children.ask(constraint, self._backend, self._limit_s, texts)
             return self._vocabularies.grammar(prepared)
         except Exception as error:  # whatever it is, those who wait get it
             return _closed() if self._is_closed else error

@@ -44,6 +44,18 @@ def packed(head: dict[str, Any], arrays: Sequence[NDArray[Any]] = ()) -> bytes:
     return _LENGTHS.pack(len(text), len(body)) + text + body
 
 
+def joined(texts: Sequence[bytes]) -> list[NDArray[Any]]:
+    """Texts as two arrays: uint8, all bytes; int32, how many each has."""
+    return [np.frombuffer(b"".join(texts), np.uint8), np.array([len(text) for text in texts], np.int32)]
+
+
+def split(data: NDArray[Any], lengths: NDArray[Any]) -> list[bytes]:
+    """The texts that `joined` made arrays of."""
+    ends = np.cumsum(lengths).tolist()
+    text = data.tobytes()
+    return [text[begin:end] for begin, end in zip([0, *ends], ends, strict=False)]
+
+
 def write_frame(descriptor: int, frame: bytes, deadline: float | None = None) -> None:
     """deadline: by time.monotonic(); the descriptor must not block then."""
     left = memoryview(frame)

@@ -6,6 +6,7 @@ llguidance's own words together with a completion that was walked on bytes and w
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any, Literal
 
@@ -16,15 +17,20 @@ from ...lang.errors import UnsupportedError
 from .dfa import Dfa, choices_dfa, regex_dfa
 from .llg_compile import choices_source, json_object_source, lark_source, pieces_source, regex_source, schema_source
 from .llg_source import Reach, Source
+from .outlines import TokenTable, token_table
 
 Backend = Literal["auto", "automaton", "llguidance", "outlines"]
-Prepared = Dfa | Source
+Prepared = Dfa | Source | TokenTable
 
 
-def prepare(constraint: Constraint, backend: Backend) -> Prepared:
-    """Raises InvalidRequest for what is wrong or too large, and UnsupportedError for what `backend` does not take."""
+def prepare(constraint: Constraint, backend: Backend, texts: Sequence[bytes] = ()) -> Prepared:
+    """texts: of the tokens by id, empty for what is no text; only outlines-core's own index asks for them.
+
+    Raises InvalidRequest for what is wrong or too large, and UnsupportedError for what `backend` does not take."""
     if backend == "llguidance":
         return _source(constraint)
+    if backend == "outlines":
+        return token_table(constraint, texts)
     match constraint.kind:
         case "regex":
             return regex_dfa(constraint.text)
@@ -59,6 +65,8 @@ def _source(constraint: Constraint) -> Source:
 def to_wire(prepared: Prepared) -> tuple[dict[str, Any], list[NDArray[Any]]]:
     if isinstance(prepared, Dfa):
         return {"start": prepared.start}, [prepared.table, prepared.byte_class, prepared.accepting]
+    if isinstance(prepared, TokenTable):
+        return {"table": True}, prepared.arrays()
     return {"source": prepared.text, "reach": asdict(prepared.reach)}, []
 
 
@@ -66,6 +74,8 @@ def from_wire(head: dict[str, Any], arrays: list[NDArray[Any]]) -> Prepared:
     if "start" in head:
         table, byte_class, accepting = arrays
         return Dfa(table, byte_class, accepting, head["start"])
+    if "table" in head:
+        return TokenTable(*arrays)
     reach: dict[str, Any] = {**head["reach"]}
     reach.update({name: tuple(reach[name]) for name in ("examples", "marks")})
     return Source(head["source"], Reach(**reach))

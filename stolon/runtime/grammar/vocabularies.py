@@ -11,6 +11,7 @@ from .dfa import Dfa
 from .llg import LlgGrammar
 from .llg_vocabulary import LlgVocabulary
 from .matcher import Grammar
+from .outlines import OutlinesGrammar, TokenTable
 from .prepare import Prepared
 from .trie import Vocabulary
 
@@ -31,6 +32,8 @@ class Vocabularies:
         """Raises InvalidRequest where the vocabulary allows no answer."""
         if isinstance(prepared, Dfa):
             return AutomatonGrammar(prepared, self._for_automata())
+        if isinstance(prepared, TokenTable):
+            return OutlinesGrammar(prepared, self._vocab_size, self._eos_ids)
         return LlgGrammar(prepared, self._for_llguidance())
 
     def make(self) -> None:
@@ -38,7 +41,7 @@ class Vocabularies:
         self._for_llguidance()
         self._for_automata()
 
-    def _texts(self) -> list[bytes]:
+    def texts(self) -> list[bytes]:
         """By token id; empty for what is no text."""
         tokenizer = self._tokenizer
         if tokenizer.rule is None:
@@ -54,14 +57,14 @@ class Vocabularies:
     def _for_automata(self) -> Vocabulary:
         with self._lock:
             if self._trie is None:
-                self._trie = Vocabulary(self._texts(), self._eos_ids, self._encode)
+                self._trie = Vocabulary(self.texts(), self._eos_ids, self._encode)
             return self._trie
 
     def _for_llguidance(self) -> LlgVocabulary:
         with self._lock:
             if self._llg is None:
                 self._llg = LlgVocabulary(
-                    self._texts(),
+                    self.texts(),
                     eos_ids=self._eos_ids,
                     special_ids=self._tokenizer.special_ids,
                     rows=self._vocab_size,
