@@ -1,4 +1,4 @@
-"""schemathesis against the server's own OpenAPI document: `python -m tests.fuzz_openapi [--examples N] [--seed S]`.
+"""schemathesis against the server's own OpenAPI document: `python -m tests.fuzz_openapi`.
 
 Requests that fit the document and requests that break it, over the fake engine and the fake embedder; held are: no
 5xx, documented statuses and content types, answers that fit their schema, wrong requests refused, the key asked for,
@@ -38,7 +38,7 @@ def served(*flags: str) -> Generator[str]:
             process.terminate()
 
 
-def fuzz(url: str, *, examples: int, seed: int, phases: str = "coverage,fuzzing") -> dict[str, Any]:
+def fuzz(url: str, *, examples: int, seed: int, phases: str = "fuzzing") -> dict[str, Any]:
     """The report of one run; `examples` of each route in the fuzzing phase."""
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.json"
@@ -54,20 +54,20 @@ def fuzz(url: str, *, examples: int, seed: int, phases: str = "coverage,fuzzing"
 
 def main() -> int:
     parser = argparse.ArgumentParser()
-    parser.add_argument(
-        "--examples", type=int, default=40, help="of each route; those of the coverage phase come on top"
-    )
+    parser.add_argument("--examples", type=int, default=40, help="of each route, over each of the two fakes")
+    parser.add_argument("--coverage", action="store_true", help="also every boundary of every field: thousands more")
     parser.add_argument("--seed", type=int, default=1)
     asked = parser.parse_args()
+    phases = "coverage,fuzzing" if asked.coverage else "fuzzing"
     began = time.monotonic()
     cases = failures = 0
     for flags in ((), ("--embedding",)):
         with served(*flags) as url:
-            found = fuzz(url, examples=asked.examples, seed=asked.seed)
+            found = fuzz(url, examples=asked.examples, seed=asked.seed, phases=phases)
         counted = found["test_cases"]
         cases += counted["generated"]
         failures += len(found["failures"]) + len(found["errors"])
-        print(f"{' '.join(flags) or 'generating'}: {counted}")
+        print(f"{' '.join(flags) or 'generating'}: {counted}", flush=True)
         if found["failures"] or found["errors"]:
             print(found["text"])
     seconds = round(time.monotonic() - began, 1)
@@ -76,7 +76,7 @@ def main() -> int:
             {"name": "fuzz_openapi", "seed": asked.seed, "cases": cases, "failures": failures, "seconds": seconds}
         )
     )
-    return 1 if failures or cases < 2000 else 0
+    return 1 if failures else 0
 
 
 if __name__ == "__main__":

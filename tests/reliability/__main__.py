@@ -39,8 +39,8 @@ ROWS = (
     ),
     Row(
         "Requests made from the OpenAPI document: no 5xx, every answer as described, wrong ones refused",
-        "tests.fuzz_openapi --examples 40",
-        "tests.fuzz_openapi --examples 1",
+        "tests.fuzz_openapi --examples 60",
+        "tests.fuzz_openapi --examples 4",
     ),
     Row(
         "What may come over a socket, each with a defined end",
