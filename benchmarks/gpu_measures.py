@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.gpu_device import copy_bandwidth, decode_attention_seconds, matrix_rate
+from benchmarks.gpu_device import copy_bandwidth, decode_attention_seconds, give_back, matrix_rate
 from benchmarks.gpu_models import make_folder
 from benchmarks.gpu_stack import Stack, accelerator, settings
 from stolon.lang.constraint import Constraint
@@ -162,6 +162,7 @@ def throughput(task: Task, name: str) -> Figures:
     job = Job.make(task, vocab)
     total = sum(job.answers)
     ours = [total / seconds for seconds in _our_seconds(task, folder, job)]
+    give_back()
     theirs = [total / seconds for seconds in _their_seconds(task, folder, job)]
     times = statistics.median(ours) / statistics.median(theirs)
     return {"requests": len(job.prompts), "tokens_per_s": ours, "transformers_tokens_per_s": theirs, "times": times}

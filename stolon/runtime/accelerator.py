@@ -8,6 +8,7 @@ The CPU computes at once, so that everything written for a GPU runs, and is test
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable
 from typing import Protocol
 
@@ -18,6 +19,8 @@ from ..kernels.attention_plan import Chip
 from ..lang.errors import InvalidRequest
 from .memory import free_memory_bytes
 
+# Below it there is no bfloat16.
+LEAST_CAPABILITY = (8, 0)
 # Few units, so that small batches are split as large ones are on a GPU.
 SMALL_CHIP = Chip(units=4, bandwidth=1e11, cache_bytes=1 << 20)
 
@@ -174,13 +177,19 @@ def _chip(device: torch.device) -> Chip:
     return Chip(properties.multi_processor_count, 2 * size / min(times), properties.L2_cache_size)
 
 
+def usable_gpu() -> bool:
+    return torch.cuda.is_available() and torch.cuda.get_device_capability() >= LEAST_CAPABILITY
+
+
 def cuda_accelerator() -> CudaAccelerator:
     """Raises InvalidRequest with the reason where no GPU can be used."""
     if not torch.cuda.is_available():
         built = f"built for CUDA {torch.version.cuda}" if torch.version.cuda else "built without CUDA"
         raise InvalidRequest(f"device cuda: no GPU can be used (torch {torch.__version__}, {built})", param="device")
+    if importlib.util.find_spec("triton") is None:
+        raise InvalidRequest("device cuda needs Triton: pip install 'stolon[gpu]', or use cpu", param="device")
     major, minor = torch.cuda.get_device_capability()
-    if major < 8:
+    if (major, minor) < LEAST_CAPABILITY:
         raise InvalidRequest(
             f"device cuda: the kernels need compute capability 8.0 or newer, this GPU has {major}.{minor}; use cpu",
             param="device",

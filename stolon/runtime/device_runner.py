@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import time
 
@@ -55,6 +56,7 @@ class DeviceRunner:
         loaded = time.monotonic()
         cache_dtype = _cache_dtype(setup.config, setup.dtype)
         reserve = _measure(setup, model, cache_dtype)
+        gc.collect()  # steps refer to themselves, and what was measured with would keep its cache for a while
         shape = _kv_shape(setup.model, cache_dtype)
         config = setup.config
         budget = size_kv_cache(

@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 
 from ..lang.errors import InvalidRequest
-from .accelerator import Accelerator, cuda_accelerator
+from .accelerator import Accelerator, cuda_accelerator, usable_gpu
 from .config import EngineConfig
 from .cpu_runner import CpuRunner, choose_cpu_dtype
 from .device_runner import DeviceRunner, choose_device_dtype
@@ -81,7 +81,7 @@ def resolve(config: EngineConfig) -> EngineConfig:
 
 
 def wants_gpu(config: EngineConfig) -> bool:
-    """`auto` is a GPU where there is one."""
+    """`auto` is a GPU where there is one that the kernels can use."""
     if config.threads is not None and config.device == "cuda":
         raise InvalidRequest("threads is for device cpu; leave it out with cuda", param="threads")
-    return config.device == "cuda" or (config.device == "auto" and torch.cuda.is_available())
+    return config.device == "cuda" or (config.device == "auto" and usable_gpu())
