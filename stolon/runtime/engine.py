@@ -269,6 +269,7 @@ class Engine:
     @contextmanager
     def _asked(self, requests: Sequence[Request]) -> Generator[_Inbox, None, None]:
         """Submit requests together; whatever has not ended when the block is left is aborted."""
+        self._scheduler.refuse_when_full()  # here already, so that a refusal does not wait for the step under way
         inbox = _Inbox(request.id for request in requests)
         self._thread.submit((request, inbox) for request in requests)
         try:

@@ -71,10 +71,14 @@ class Scheduler:
     def submit(self, sequence: Sequence) -> None:
         """Queue it. Raises ContextLengthError if it can never fit, OverloadedError if the queue is full."""
         self._refuse_misfit(sequence)
+        self.refuse_when_full()
+        self.roster.enter(sequence)
+
+    def refuse_when_full(self) -> None:
+        """Raises OverloadedError if nothing can be queued. May be called from any thread."""
         queued, most = len(self.roster.waiting), self.config.max_queued_requests
         if queued >= most:
             raise OverloadedError(f"{queued} requests wait and at most {most} may; try again later", retry_after_s=1.0)
-        self.roster.enter(sequence)
 
     def _refuse_misfit(self, sequence: Sequence) -> None:
         prompt, answer = sequence.num_prompt, sequence.params.max_tokens

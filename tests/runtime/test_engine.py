@@ -264,6 +264,8 @@ async def test_a_full_queue_refuses_the_next(tiny_checkpoint: Path) -> None:
     with pytest.raises(OverloadedError) as refusal:
         await anext(streams[3])
     assert refusal.value.retry_after_s is not None
+    with pytest.raises(OverloadedError):  # at once: whatever it waited for would come out of `send`
+        engine.generate(PROMPT, LONG).asend(None).send(None)
     for future in waiting:
         future.cancel()
     await asyncio.wait(waiting)
