@@ -5,7 +5,7 @@ Vocabularies are cut into segments of fixed size, so that nothing depends on wha
 
 # Triton's language has no types
 # pyright: basic, reportArgumentType=false, reportCallIssue=false, reportAttributeAccessIssue=false
-# pyright: reportOperatorIssue=false
+# pyright: reportOperatorIssue=false, reportGeneralTypeIssues=false
 
 from __future__ import annotations
 
