@@ -28,6 +28,7 @@ from .loop import EngineThread, Heartbeat
 from .metrics import SchedulerStats
 from .runner import ModelRunner, resolve
 from .scheduler import Scheduler
+from .score import shared_length
 from .tokenizer import Tokenizer
 from .view import View
 from .weights import model_directory
@@ -176,8 +177,8 @@ class Engine:
     ) -> list[tuple[float, ...]]:
         """Natural-log probabilities of the tokens from position `start` (at least 1) on, for each list.
 
-        Lists are submitted in batches, neighbours in a trie of them together, so that what they share is computed once
-        and the queue has room for others.
+        In the order of a trie of the lists, so that each of its edges is scored once: a list brings the scores of the
+        tokens that it does not share with the one before it. In batches, so that the queue has room for others.
         """
         if start < 1:
             raise InvalidRequest(f"nothing comes before the first token: start must be at least 1, got {start}")
@@ -194,21 +195,33 @@ class Engine:
             program=program,
             deadline_s=_deadline(timeout_s),
         )
-        by_tokens = sorted(range(len(token_lists)), key=lambda index: tuple(token_lists[index]))
-        found: list[tuple[float, ...]] = [()] * len(token_lists)
-        for first in range(0, len(by_tokens), SCORED_AT_ONCE):
-            batch = by_tokens[first : first + SCORED_AT_ONCE]
+        order = sorted(range(len(token_lists)), key=lambda index: tuple(token_lists[index]))
+        lists = [token_lists[index] for index in order]
+        shared = [max(start, shared_length(pair)) for pair in itertools.pairwise(lists)]
+        own = [start, *shared][: len(lists)]  # where each has tokens that the one before it has not
+        asked = {begin: dataclasses.replace(params, logprob_start=begin) for begin in own}
+        found: list[tuple[float, ...]] = [()] * len(lists)
+        before: tuple[float, ...] = ()
+        for first in range(0, len(lists), SCORED_AT_ONCE):
+            batch = slice(first, first + SCORED_AT_ONCE)
             requests = [
-                dataclasses.replace(common, id=next(self._ids), tokens=array("i", token_lists[index]), width=len(batch))
-                for index in batch
+                dataclasses.replace(
+                    common,
+                    id=next(self._ids),
+                    tokens=array("i", tokens),
+                    params=asked[begin],
+                    width=len(lists[batch]),
+                )
+                for tokens, begin in zip(lists[batch], own[batch], strict=True)
             ]
-            for index, score in zip(batch, await self._scored(requests, start), strict=True):
-                found[index] = score
+            scores = await self._scored(requests)
+            for index, begin, score in zip(order[batch], own[batch], scores, strict=True):
+                before = found[index] = before[: begin - start] + score
         return found
 
-    async def _scored(self, requests: Sequence[Request], start: int) -> list[tuple[float, ...]]:
-        # a list that ends before `start` has nothing to score, and nothing is computed for it
-        asked = [request for request in requests if len(request.tokens) > start]
+    async def _scored(self, requests: Sequence[Request]) -> list[tuple[float, ...]]:
+        # a list that ends before its start has nothing to score, and nothing is computed for it
+        asked = [request for request in requests if len(request.tokens) > request.params.logprob_start]
         scores: dict[int, tuple[float, ...]] = {}
         with self._asked(asked) as inbox:
             async for id, delta in inbox:

@@ -320,11 +320,19 @@ def test_exactly_one_model_is_named(names: dict[str, str]) -> None:
         Runtime(**names)  # type: ignore[arg-type]
 
 
+def computed(runtime: Runtime) -> int:
+    count = runtime.info()["computed"]
+    assert isinstance(count, int)
+    return count
+
+
 async def test_thousands_of_options_are_scored_as_each_of_them_alone(runtime: Runtime) -> None:
     prompt = EMPTY.append(Text("One two"))
+    before = computed(runtime)
     options = [f" {first} {second}{third}" for first in "abcdefgh" for second in "klmnopq" for third in range(20)]
     scores = await runtime.score(prompt, options[::-1])
     assert len(scores) == 1120
+    assert computed(runtime) - before < 3 * 1120  # each edge of their trie once
     for index in (0, 1, 500, 1119):
         (alone,) = await runtime.score(prompt, [options[::-1][index]])
         assert scores[index].tokens[-len(alone.tokens) :] == alone.tokens
