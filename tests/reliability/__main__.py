@@ -35,7 +35,7 @@ ROWS = (
     Row(
         "Simulated steps of the scheduler, every invariant checked after each",
         "tests.sim --steps 5000000 --jobs 2 --seed 1",
-        "tests.sim --steps 100000 --seed 1",
+        "tests.sim --steps 20000 --seed 1",
     ),
     Row(
         "Requests made from the OpenAPI document: no 5xx, every answer as described, wrong ones refused",

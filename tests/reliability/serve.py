@@ -54,7 +54,10 @@ class PacedEngine(FakeEngine):
     async def _step(self, place: int) -> None:
         if self._hold_after and place >= self._hold_after:
             await self._never.wait()
-        await super()._step(place)
+        if self.pace_s:
+            # on a grid, as the steps of an engine in a thread of its own come: a late event loop delays none of them
+            now = asyncio.get_running_loop().time()
+            await asyncio.sleep((int(now / self.pace_s) + 1) * self.pace_s - now)
 
     def stats(self) -> dict[str, object]:
         return {"running": self.running, "waiting": self._waiting, "tasks": len(asyncio.all_tasks())}
