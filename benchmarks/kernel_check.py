@@ -32,7 +32,7 @@ from triton.runtime.jit import JITFunction
 HOPPER = GPUTarget("cuda", 90, 32)
 # Of one program, of an H100 or H200.
 SHARED_LIMIT = 227 * 1024
-CUOBJDUMP = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
+CUOBJDUMP = Path(str(triton.__file__)).parent / "backends/nvidia/bin/cuobjdump"
 
 
 @dataclass(frozen=True)

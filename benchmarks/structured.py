@@ -28,7 +28,7 @@ from typing import Any, Protocol
 import llguidance
 import numpy as np
 import outlines_core
-from outlines_core.json_schema import build_regex_from_schema
+from outlines_core.json_schema import build_regex_from_schema  # pyright: ignore[reportMissingImports]
 from tokenizers import Tokenizer as Backend
 
 from benchmarks.schemas import Case, cases
@@ -56,7 +56,9 @@ class Words:
     def __init__(self, file: Path) -> None:
         self.backend = Backend.from_file(str(file))
         self.size = self.backend.get_vocab_size()
-        self.eos = self.backend.token_to_id(END)
+        eos = self.backend.token_to_id(END)
+        assert eos is not None, f"{file} has no token {END}; make it with benchmarks.vocabulary"
+        self.eos: int = eos
         facts = TokenizerFacts(bos_token_id=None, eos_ids=frozenset([self.eos]), chat_templates={}, named_tokens={})
         self.tokenizer = Tokenizer(Backend.from_file(str(file)), facts)
         self.texts = [b"" if id == self.eos else self.tokenizer.token_bytes(id) for id in range(self.size)]
@@ -147,7 +149,7 @@ class _Outlines:
 
 class XGrammar:
     def __init__(self, words: Words) -> None:
-        import xgrammar
+        import xgrammar  # pyright: ignore[reportMissingImports]
 
         self.xgrammar = xgrammar
         info = xgrammar.TokenizerInfo(

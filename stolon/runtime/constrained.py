@@ -203,11 +203,13 @@ class Constrained:
 
 
 def _set(row: NDArray[np.int32], token: int) -> None:
-    row.view(np.uint32)[token // 32] |= np.uint32(1 << token % 32)
+    bits = row.view(np.uint32)
+    bits[token // 32] |= np.uint32(1 << token % 32)
 
 
 def _without(row: NDArray[np.int32], tokens: frozenset[int]) -> NDArray[np.int32]:
-    left = row.copy()
+    left = np.array(row)
+    bits = left.view(np.uint32)
     for token in tokens:
-        left.view(np.uint32)[token // 32] &= np.uint32(~(1 << token % 32) & 0xFFFFFFFF)
+        bits[token // 32] &= np.uint32(~(1 << token % 32) & 0xFFFFFFFF)
     return left

@@ -64,12 +64,13 @@ class Preface:
         """int32 [words], shared: bits of the tokens that may come."""
         known = self._masks.get(state)
         if known is None:
-            allowed = self._allowed.copy()
+            allowed = np.array(self._allowed)
             for token in self._suspects:
                 after, left = self._read(state, self._texts[token])
                 if after == self.length and left:
                     allowed[token] = False
-            known = self._masks[state] = np.packbits(allowed, bitorder="little").view(np.int32)
+            bits = np.packbits(allowed, bitorder="little")
+            known = self._masks[state] = bits.view(np.int32)
         return known
 
     def _read(self, state: int, text: bytes) -> tuple[int, int]:

@@ -366,7 +366,9 @@ async def test_a_closed_engine_refuses_and_closing_twice_does_nothing(tiny_check
 async def test_a_closed_engine_lets_go_of_its_model(tiny_checkpoint: Path) -> None:
     engine = engine_of(tiny_checkpoint)
     await answer(engine, PROMPT, GREEDY)
-    model = weakref.ref(engine._core._pipeline._runner)
+    pipeline = engine._core._pipeline
+    assert pipeline is not None
+    model = weakref.ref(pipeline._runner)
     await engine.close()
     gc.collect()
     assert model() is None
@@ -464,7 +466,9 @@ async def test_an_idle_engine_makes_no_steps(engine: Engine) -> None:
 
 async def test_a_step_that_hangs_shows_in_the_heartbeat(engine: Engine) -> None:
     entered, release = threading.Event(), threading.Event()
-    runner = engine._core._pipeline._runner
+    pipeline = engine._core._pipeline
+    assert pipeline is not None
+    runner = pipeline._runner
     assert runner is not None
     launch = runner.launch
 

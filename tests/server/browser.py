@@ -23,7 +23,7 @@ _FLAGS = (
 class Page:
     """One tab. requests: addresses that it asked for; complaints: errors of its scripts and of its policy."""
 
-    def __init__(self, socket: aiohttp.ClientWebSocketResponse) -> None:
+    def __init__(self, socket: aiohttp.ClientWebSocketResponse[Any]) -> None:
         self.requests: list[str] = []
         self.complaints: list[str] = []
         self._socket = socket

@@ -63,7 +63,7 @@ def started(folder: Path, *flags: str, descriptors: int | None = None, **streams
         assert descriptors is not None
         resource.setrlimit(resource.RLIMIT_NOFILE, (descriptors, descriptors))
 
-    popen = subprocess.Popen(
+    popen: subprocess.Popen[Any] = subprocess.Popen(
         command,
         cwd=ROOT,
         env={**os.environ, "OMP_NUM_THREADS": "1"},

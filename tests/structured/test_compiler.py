@@ -20,6 +20,7 @@ from stolon.lang.errors import EngineClosedError, InvalidRequest, UnsupportedErr
 from stolon.runtime.grammar.compiled import CompiledGrammars
 from stolon.runtime.grammar.compiler import GrammarCompiler
 from stolon.runtime.grammar.frames import FrameError, packed, read_frame, write_frame
+from stolon.runtime.grammar.matcher import Matcher
 from stolon.runtime.tokenizer import Tokenizer
 
 TINY = Path(stolon.runtime.__file__).parent / "tiny" / "model"
@@ -158,7 +159,7 @@ class _Sized:
     def __init__(self, size_bytes: int) -> None:
         self.size_bytes = size_bytes
 
-    def matcher(self) -> None:
+    def matcher(self) -> Matcher:
         raise NotImplementedError
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import jsonschema
 import pytest
+from jsonschema.validators import validator_for
 
 from stolon.lang.errors import EngineError, InvalidRequest
 from stolon.runtime.grammar.prepare import prepare
@@ -131,7 +132,7 @@ SCHEMAS: dict[str, tuple[Any, list[Any]]] = {
 
 
 def is_valid(found: Any, value: Any) -> bool:
-    kind = jsonschema.validators.validator_for(found, default=jsonschema.Draft202012Validator)
+    kind = validator_for(found, default=jsonschema.Draft202012Validator)
     return bool(kind(found, format_checker=kind.FORMAT_CHECKER).is_valid(value))
 
 
