@@ -202,14 +202,17 @@ class Constrained:
             raise EngineError("the form of the answer allows no further token here", code="grammar_dead_end")
 
 
+def _bit(token: int) -> np.int32:
+    place = token % 32
+    return np.int32((1 << place) - ((place == 31) << 32))  # bit 31 is the sign of the word
+
+
 def _set(row: NDArray[np.int32], token: int) -> None:
-    bits = row.view(np.uint32)
-    bits[token // 32] |= np.uint32(1 << token % 32)
+    row[token // 32] |= _bit(token)
 
 
 def _without(row: NDArray[np.int32], tokens: frozenset[int]) -> NDArray[np.int32]:
     left = np.array(row)
-    bits = left.view(np.uint32)
     for token in tokens:
-        bits[token // 32] &= np.uint32(~(1 << token % 32) & 0xFFFFFFFF)
+        left[token // 32] &= ~_bit(token)
     return left

@@ -69,8 +69,8 @@ class Preface:
                 after, left = self._read(state, self._texts[token])
                 if after == self.length and left:
                     allowed[token] = False
-            bits = np.packbits(allowed, bitorder="little")
-            known = self._masks[state] = bits.view(np.int32)
+            bits = np.packbits(allowed, bitorder="little").tobytes()
+            known = self._masks[state] = np.frombuffer(bits, np.int32)
         return known
 
     def _read(self, state: int, text: bytes) -> tuple[int, int]:
