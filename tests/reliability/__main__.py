@@ -34,7 +34,7 @@ class Row:
 ROWS = (
     Row(
         "Simulated steps of the scheduler, every invariant checked after each",
-        "tests.sim --steps 5000000 --jobs 2 --seed 1",
+        "tests.sim --steps 1000000 --jobs 2 --seed 1",
         "tests.sim --steps 20000 --seed 1",
     ),
     Row(
