@@ -3,7 +3,7 @@
     python -m benchmarks.vocabulary FILE [--tokens 150000] [--megabytes 60]
     python -m benchmarks.vocabulary FILE --tiktoken qwen.tiktoken
 
-Writes a tokenizer.json to FILE, for `benchmarks.structured`; takes a minute or two. The second form takes the vocabulary
+Writes a tokenizer.json to FILE, for `benchmarks.structured`; takes a minute or two. The second form takes a vocabulary
 of a model from a file of ranks, such as the one in the package dashscope.
 """
 
