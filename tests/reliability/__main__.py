@@ -73,6 +73,11 @@ ROWS = (
         "tests.reliability.idle --streams 1000",
     ),
     Row(
+        "Hostile constraints: each with its error or an answer, other streams unchanged, /health within 100 ms (p99)",
+        "tests.reliability.hostile",
+        "tests.reliability.hostile",
+    ),
+    Row(
         "Soak over a fake engine: nothing leaks, 1 MB for 10,000 requests",
         "tests.reliability.soak --engine paced --minutes 10",
         "tests.reliability.soak --engine paced --seconds 15",
