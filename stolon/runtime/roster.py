@@ -13,6 +13,8 @@ from .metrics import Counters
 from .sequence import Sequence, Status
 from .waiting import WaitingQueue
 
+DEAD_DEADLINES = 64  # entries of ended requests that are kept beside as many as there are live ones
+
 
 class Roster:
     """Every live sequence, in exactly one of `waiting` and `running`.
@@ -119,8 +121,17 @@ class Roster:
         sequence.status = Status.FINISHED
         self.counters.finished += 1
         self.counters.failed += sequence.error is not None
-        self._deadline_of.pop(sequence, []).clear()
+        self._forget_deadline(sequence)
         self._ended.append(sequence)
+
+    def _forget_deadline(self, sequence: Sequence) -> None:
+        entry = self._deadline_of.pop(sequence, None)
+        if entry is not None:
+            entry.clear()
+            # most requests end long before their deadline: what is left of them must not stay until then
+            if len(self._deadlines) > 2 * len(self._deadline_of) + DEAD_DEADLINES:
+                self._deadlines = [each for each in self._deadlines if each[2]]
+                heapq.heapify(self._deadlines)
 
     def _settle(self, sequence: Sequence) -> None:
         """Give back its memory; if its program goes on, what it ended with is needed again soon."""

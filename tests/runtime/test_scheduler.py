@@ -443,6 +443,20 @@ def test_a_deadline_ends_a_request_wherever_it_is() -> None:
     assert not engine.scheduler.has_work
 
 
+def test_far_deadlines_of_ended_requests_are_not_kept_and_those_of_live_ones_are() -> None:
+    engine = Engine(config={"max_running_requests": 2})
+    live = engine.submit(prompt_of(10), max_tokens=1000, deadline_s=50.0)
+    for seed in range(400):
+        engine.submit(prompt_of(5, seed), max_tokens=1, deadline_s=600.0 + seed)
+        engine.step()
+        engine.step()
+    assert len(engine.ended) >= 398
+    assert len(engine.scheduler.roster._deadlines) < 100
+    engine.now = 51.0
+    engine.step()
+    assert isinstance(live.error, BackendTimeout)
+
+
 def test_a_full_queue_refuses_one_more() -> None:
     engine = Engine(config={"max_queued_requests": 2})
     engine.submit(prompt_of(10))
