@@ -62,7 +62,7 @@ def launch(folder: Path | str, *flags: str) -> Process:
 
 @pytest.fixture(scope="module")
 def process(tiny_checkpoint: Path) -> Iterator[Process]:
-    running = launch(tiny_checkpoint, "--served-model-name", "tiny")
+    running = launch(tiny_checkpoint, "--served-model-name", "tiny", "--log-level", "warning")
     yield running
     running.popen.kill()
     running.popen.communicate()

@@ -40,7 +40,7 @@ PARIS = {"city": "Paris"}
 
 @pytest.fixture(scope="module")
 def process() -> Iterator[Process]:
-    running = launch("tiny")
+    running = launch("tiny", "--log-level", "warning")  # nobody reads its log, and a full pipe would stop it
     yield running
     running.popen.kill()
     running.popen.communicate()

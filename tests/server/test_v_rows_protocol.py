@@ -56,7 +56,7 @@ STREAMED: dict[str, Any] = {
 @pytest.fixture(scope="module")
 def process() -> Iterator[Process]:
     """The built-in model behind the real server."""
-    running = launch("tiny")
+    running = launch("tiny", "--log-level", "warning")  # nobody reads its log, and a full pipe would stop it
     yield running
     running.popen.kill()
     running.popen.communicate()
