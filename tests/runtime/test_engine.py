@@ -369,6 +369,7 @@ async def test_a_closed_engine_lets_go_of_its_model(tiny_checkpoint: Path) -> No
     pipeline = engine._core._pipeline
     assert pipeline is not None
     model = weakref.ref(pipeline._runner)
+    del pipeline
     await engine.close()
     gc.collect()
     assert model() is None

@@ -172,4 +172,5 @@ def test_a_model_in_this_process_answers(tiny_checkpoint: Path, tmp_path: Path) 
     ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
     assert ran.returncode == 0, ran.stderr
     assert sorted(entry["custom_id"] for entry in read(out)) == ["a", "b"]
-    assert all(entry["response"]["body"]["usage"]["completion_tokens"] == 5 for entry in read(out))
+    # what is drawn may be an end
+    assert all(1 <= entry["response"]["body"]["usage"]["completion_tokens"] <= 5 for entry in read(out))
