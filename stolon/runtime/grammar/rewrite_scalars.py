@@ -88,7 +88,7 @@ def string_nodes(shape: String) -> list[Node]:
 
 
 def spelled(pattern: str) -> str:
-    """Without \\uXXXX (see llg_compile.py) the engine would leave out a control character that a pattern asks for."""
+    """Without \\uXXXX (see llg_source.py) the engine would leave out a control character that a pattern asks for."""
     if _UNSPELLED.search(pattern) or _CONTROL_ESCAPE.search(pattern):
         raise Unsupported("pattern", "control characters that have no short escape are not spelled")
     # where a search ends with a repeat, the least of it is as good as more, and much less to build

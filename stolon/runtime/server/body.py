@@ -12,12 +12,13 @@ from aiohttp import web
 
 from .. import limits
 from .errors import HttpError, clip, invalid
+from .settings import ServerConfig
 
 JsonObject = dict[str, object]
 
 
-async def read_object(request: web.Request, *, limit_bytes: int, timeout_s: float) -> JsonObject:
-    """The JSON object that `request` carries.
+async def read_object(request: web.Request, settings: ServerConfig) -> JsonObject:
+    """The JSON object that `request` carries, within the size and the time of `settings`.
 
     Raises HttpError: 408 if it does not arrive in time, 413 if it is too large (also after decompression), 415 if it
     is not declared as JSON, 400 for whatever is not strict JSON.
@@ -26,7 +27,7 @@ async def read_object(request: web.Request, *, limit_bytes: int, timeout_s: floa
         raise HttpError(415, "unsupported_media_type", "send the body as Content-Type: application/json")
     if (request.charset or "utf-8").lower().replace("_", "-") not in ("utf-8", "utf8", "us-ascii"):
         raise _not_json("body must be UTF-8")
-    return parse(await _read(request, limit_bytes, timeout_s))
+    return parse(await _read(request, settings.body_limit_bytes, settings.body_timeout_s))
 
 
 async def _read(request: web.Request, limit_bytes: int, timeout_s: float) -> bytes:

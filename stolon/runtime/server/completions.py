@@ -63,7 +63,7 @@ class _Form:
 async def answer(service: Service, request: web.Request) -> web.StreamResponse:
     settings = service.settings
     with service.admitted() as engine:
-        found = await read_object(request, limit_bytes=settings.body_limit_bytes, timeout_s=settings.body_timeout_s)
+        found = await read_object(request, settings)
         check_model(found, engine)
         values = request_body(engine.vocab_size)("", found)
         prompts: list[str | list[int]] = values["prompt"]

@@ -13,28 +13,34 @@ from .sampling import UNSUPPORTED
 Message = dict[str, Any]
 Messages = list[Message]
 
-_PART = object_of({"type": one_of("text"), "text": string()}, required=("type", "text"))
+
+def text_or_parts(types: tuple[str, ...], parts: str, **others: Field[Any]) -> Field[str]:
+    """Text, or a list of parts that are all text: joined.
+
+    types: of parts that are text; parts: how a refusal names those; others: further fields of a part
+    """
+    whole = object_of({"type": one_of(*types), "text": string(), **others}, required=("type", "text"))
+
+    def part(path: str, value: object) -> str:
+        kind = mapping(path, value).get("type")
+        if isinstance(kind, str) and kind not in types:
+            message = f"{path}.type: only {parts} are understood, got {describe(kind)}"
+            raise invalid(message, f"{path}.type", "unsupported_content")
+        return whole(path, value)["text"]
+
+    listed = list_of(Field(whole.schema, part), LENGTHS["parts"])
+
+    def content(path: str, value: object) -> str:
+        if isinstance(value, str):
+            return value
+        if not isinstance(value, list):
+            raise wrong_type(path, "a string or a list of parts", value)
+        return "".join(listed(path, cast(object, value)))
+
+    return Field({"anyOf": [{"type": "string"}, listed.schema]}, content)
 
 
-def _part(path: str, value: object) -> str:
-    kind = mapping(path, value).get("type")
-    if isinstance(kind, str) and kind != "text":
-        message = f"{path}.type: only parts of type 'text' are understood, got {describe(kind)}"
-        raise invalid(message, f"{path}.type", "unsupported_content")
-    return _PART(path, value)["text"]
-
-
-_PARTS = list_of(Field(_PART.schema, _part), LENGTHS["parts"])
-
-
-def _content(path: str, value: object) -> str:
-    """Text, or a list of parts that are all text."""
-    if isinstance(value, str):
-        return value
-    if not isinstance(value, list):
-        raise wrong_type(path, "a string or a list of parts", value)
-    return "".join(_PARTS(path, cast(object, value)))
-
+_CONTENT = text_or_parts(("text",), "parts of type 'text'")
 
 _CALL = object_of(
     {
@@ -73,7 +79,7 @@ _NOT_IN_A_MESSAGE = {
 _MESSAGE = object_of(
     {
         "role": one_of("system", "developer", "user", "assistant", "tool"),
-        "content": Field({"anyOf": [{"type": "string"}, _PARTS.schema]}, _content),
+        "content": _CONTENT,
         "name": string(LENGTHS["name"]),
         "tool_calls": list_of(Field(_CALL.schema, _call), LENGTHS["tool_calls"]),
         "tool_call_id": string(LENGTHS["name"]),

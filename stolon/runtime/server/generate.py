@@ -61,7 +61,7 @@ async def answer(service: Service, request: web.Request) -> web.StreamResponse:
     settings = service.settings
     with service.admitted() as engine:
         began_s = time.monotonic()
-        found = await read_object(request, limit_bytes=settings.body_limit_bytes, timeout_s=settings.body_timeout_s)
+        found = await read_object(request, settings)
         values = request_body(engine.vocab_size)("", found)
         name, given = _given(values)
         questions = await _questions(engine, values, name, given, settings.request_timeout_s)

@@ -67,7 +67,7 @@ _AS_THEY_ARE = ("temperature top_p top_k min_p frequency_penalty presence_penalt
 async def answer(service: Service, request: web.Request) -> web.StreamResponse:
     settings = service.settings
     with service.admitted() as engine:
-        found = await read_object(request, limit_bytes=settings.body_limit_bytes, timeout_s=settings.body_timeout_s)
+        found = await read_object(request, settings)
         check_model(found, engine)
         values = REQUEST_BODY("", found)
         prepared = await _prepared(engine, values, settings)
@@ -90,7 +90,7 @@ async def count(service: Service, request: web.Request) -> web.StreamResponse:
     """How long the prompt of a request would be."""
     settings = service.settings
     with service.admitted() as engine:
-        found = await read_object(request, limit_bytes=settings.body_limit_bytes, timeout_s=settings.body_timeout_s)
+        found = await read_object(request, settings)
         check_model(found, engine)
         prepared = await _prepared(engine, COUNTED_BODY("", found), settings)
         return web.Response(body=wire.dumps({"input_tokens": len(prepared.prompt)}), content_type="application/json")

@@ -105,7 +105,7 @@ def score_body(vocab_size: int) -> Field[dict[str, Any]]:
 async def rerank(service: Service, request: web.Request) -> web.StreamResponse:
     settings = service.settings
     with service.admitted_any() as served:
-        found = await read_object(request, limit_bytes=settings.body_limit_bytes, timeout_s=settings.body_timeout_s)
+        found = await read_object(request, settings)
         if "model" in found:
             check_model(found, served)
         values = RERANK_BODY("", found)
@@ -133,7 +133,7 @@ async def rerank(service: Service, request: web.Request) -> web.StreamResponse:
 async def score(service: Service, request: web.Request) -> web.StreamResponse:
     settings = service.settings
     with service.admitted_any() as served:
-        found = await read_object(request, limit_bytes=settings.body_limit_bytes, timeout_s=settings.body_timeout_s)
+        found = await read_object(request, settings)
         if "model" in found:
             check_model(found, served)
         values = score_body(served.vocab_size)("", found)

@@ -6,38 +6,12 @@ from typing import Any, cast
 
 from ..limits import LENGTHS
 from .constraints import JSON_SCHEMA_FORMAT, Asked, check_null_schema
-from .conversation import Message, Messages, call_message
+from .conversation import Message, Messages, call_message, text_or_parts
 from .errors import invalid
 from .fields import Field, describe, ignored, list_of, mapping, missing, object_of, one_of, string, wrong_type
 from .tools import FUNCTION, NAME, Choice, Tool, check_type, made
 
-_TEXT_TYPES = ("input_text", "output_text", "text")
-_PART = object_of(
-    {"type": one_of(*_TEXT_TYPES), "text": string(), "annotations": ignored, "logprobs": ignored},
-    required=("type", "text"),
-)
-
-
-def _part(path: str, value: object) -> str:
-    kind = mapping(path, value).get("type")
-    if isinstance(kind, str) and kind not in _TEXT_TYPES:
-        message = f"{path}.type: only parts of text are understood, got {describe(kind)}"
-        raise invalid(message, f"{path}.type", "unsupported_content")
-    return _PART(path, value)["text"]
-
-
-_PARTS = list_of(Field(_PART.schema, _part), LENGTHS["parts"])
-
-
-def _content(path: str, value: object) -> str:
-    if isinstance(value, str):
-        return value
-    if not isinstance(value, list):
-        raise wrong_type(path, "a string or a list of parts", value)
-    return "".join(_PARTS(path, cast(object, value)))
-
-
-_CONTENT = Field({"anyOf": [{"type": "string"}, _PARTS.schema]}, _content)
+_CONTENT = text_or_parts(("input_text", "output_text", "text"), "parts of text", annotations=ignored, logprobs=ignored)
 _SAME = {"id": string(LENGTHS["name"]), "status": one_of("in_progress", "completed", "incomplete")}
 
 _MESSAGE = object_of(

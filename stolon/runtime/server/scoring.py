@@ -35,7 +35,7 @@ REQUEST_BODY = object_of(
 async def answer(service: Service, request: web.Request) -> web.StreamResponse:
     settings = service.settings
     with service.admitted() as engine:
-        found = await read_object(request, limit_bytes=settings.body_limit_bytes, timeout_s=settings.body_timeout_s)
+        found = await read_object(request, settings)
         values = REQUEST_BODY("", found)
         prompt, continued = await _encode(engine, values)
         for tokens in continued:

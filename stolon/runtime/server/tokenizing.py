@@ -47,7 +47,7 @@ def detokenize_body(vocab_size: int) -> Field[dict[str, Any]]:
 async def tokenize(service: Service, request: web.Request) -> web.StreamResponse:
     settings = service.settings
     with service.admitted_any() as served:
-        found = await read_object(request, limit_bytes=settings.body_limit_bytes, timeout_s=settings.body_timeout_s)
+        found = await read_object(request, settings)
         if "model" in found:
             check_model(found, served)
         values = TOKENIZE_BODY("", found)
@@ -80,7 +80,7 @@ async def detokenize(service: Service, request: web.Request) -> web.StreamRespon
     """The text under SGLang's name and under vLLM's."""
     settings = service.settings
     with service.admitted_any() as served:
-        found = await read_object(request, limit_bytes=settings.body_limit_bytes, timeout_s=settings.body_timeout_s)
+        found = await read_object(request, settings)
         if "model" in found:
             check_model(found, served)
         values = detokenize_body(served.vocab_size)("", found)
