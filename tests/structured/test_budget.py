@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
+import time
 from typing import Any
 
 import jsonschema
@@ -104,6 +106,21 @@ def test_answers_to_a_schema_end_in_time_and_are_valid(name: str, kind: str) -> 
     chance = random.Random(name)
     for budget in budgets(grammar):
         judge.validate(json.loads(draw(said, grammar, budget, chance)))
+
+
+@pytest.mark.parametrize("constraint", [*map(schema, OPEN.values()), Constraint("grammar", GRAMMARS["in GBNF"])])
+def test_a_busy_machine_changes_no_answer(constraint: Constraint, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = words("byte-level")
+
+    def answers() -> list[str]:
+        grammar = said.grammar(constraint)
+        return [draw(said, grammar, budget, random.Random(budget)) for budget in budgets(grammar)]
+
+    quiet = answers()
+    ticks = itertools.count()
+    # every look at the clock finds 50 ms gone, which is not yet a step that is refused as too slow
+    monkeypatch.setattr(time, "thread_time", lambda: 0.05 * next(ticks))
+    assert answers() == quiet
 
 
 @pytest.mark.parametrize("free", [True, False])

@@ -20,15 +20,18 @@ from llguidance import LLMatcher
 from numpy.typing import NDArray
 
 from ...lang.errors import EngineError, InvalidRequest
-from .llg_closing import allowed_tokens, shortest_known, tail_to_end
+from .llg_closing import Trials, allowed_tokens, shortest_known
 from .llg_source import LIMITS, Reach, Source, first_line, refusal, speaks_of_limit
 from .llg_vocabulary import FEW_OPENINGS, LlgVocabulary, bit_row
 
 # a completion longer than this is not looked for
 LONGEST_COMPLETION = 16_384
-# tokens tried one by one where the budget is nearly spent, and CPU seconds for all of them
+# tokens tried one by one where the budget is nearly spent, and tokens given to llguidance for all of them. The bound is
+# a count and no time, so that load changes no answer
 _TRIED = 128
-_TRIED_S = 0.02
+_TRIED_WORK = 16_384
+# masks of a search for an end in the middle of an answer
+_SEARCH_MASKS = 1_024
 # legal tokens among which one may be the only one that the tokenizer would give
 _FEW = 8
 # what is left over after letters: a name in the making may meet one that is taken, and need more letters
@@ -222,12 +225,18 @@ class LlgMatcher:
         """Find a completion of the present state within the budget, if the one at hand is another state's or longer."""
         if not self._strayed and len(self._known) <= budget:
             return
-        found = tail_to_end(self._state, self._known, budget)
+        found = self._trials().tail([], self._known, budget)
         if found is None:
             grammar = self._grammar
             most = min(budget, LONGEST_COMPLETION)
             found = shortest_known(
-                self._state, grammar.vocabulary, most, grammar.hints, is_json=grammar.is_json, enough=most
+                self._state,
+                grammar.vocabulary,
+                most,
+                grammar.hints,
+                is_json=grammar.is_json,
+                enough=most,
+                masks=_SEARCH_MASKS,
             )
         if found is not None:
             self._known, self._strayed, self._drift = found, 0, 0
@@ -276,18 +285,19 @@ class LlgMatcher:
         """
         kept = {self._known[0]: self._known[1:]} if self._known else {}
         ends = set(self._grammar.vocabulary.tokenizer.eos_tokens)
-        deadline = time.thread_time() + _TRIED_S
+        trials = self._trials()
         for token in map(int, allowed[:_TRIED]):
             if token in ends or token in kept:
                 continue
-            if time.thread_time() > deadline:
+            if trials.spent >= _TRIED_WORK:
                 break
-            copy = self._state.deep_copy()
-            if copy.consume_token(token):
-                completion = tail_to_end(copy, self._known, budget - 1)
-                if completion is not None:
-                    kept[token] = completion
+            completion = trials.tail([token], self._known, budget - 1)
+            if completion is not None:
+                kept[token] = completion
         return kept
+
+    def _trials(self) -> Trials:
+        return Trials(self._state, self._grammar.vocabulary.tokenizer.eos_tokens[0])
 
     def _check(self, begun: float | None = None) -> None:
         """begun: by time.thread_time(), when the step began that is to be watched"""
