@@ -36,6 +36,20 @@ SCHEMAS: dict[str, tuple[Any, list[Any]]] = {
     "pattern and length": (
         {"type": "string", "pattern": "^a*$", "minLength": 2, "maxLength": 3}, ["a", "aa", "aaaa", "ab"]
     ),
+    "sets without a quote": ({"type": "string", "pattern": '^[^"]*$'}, ["", "a\n", "\\", '"', 'a"b', "\t"]),
+    "sets without a backslash": (
+        {"type": "string", "pattern": r"^(?:[^\\\n]|[^]\\]x)$"}, ["a", '"', "\\", "\n", "]", "ax", "]x", "\\x", '"x']
+    ),
+    "names without a quote": (
+        {"type": "object", "patternProperties": {'^[^"]$': {"type": "null"}}, "additionalProperties": False},
+        [{"a": None}, {'"': None}, {"\\": None}],
+    ),
+    "above a whole number": ({"type": "number", "exclusiveMinimum": 0, "maximum": 0.5}, [0, 0.5, 0.25, 0.001, 0.51]),
+    "above another": ({"type": "number", "exclusiveMinimum": 3, "exclusiveMaximum": 3.25}, [3, 3.001, 3.25, 3.125]),
+    "below a whole number": ({"type": "number", "minimum": -0.5, "exclusiveMaximum": 0}, [0, -0.0, -0.5, -0.25]),
+    "between multiples": (
+        {"type": "number", "exclusiveMinimum": 0, "maximum": 0.05, "multipleOf": 0.01}, [0, 0.01, 0.05, 0.015, 0.06]
+    ),
     "zeros": ({"type": "number"}, [0, -0.0, 0.5, -1.5, 1e300, 100000, 2**63 + 1]),
     "integers that are floats": ({"type": "integer"}, [1, -5, 1.5, "1"]),
     "negative bounds": ({"type": "number", "exclusiveMinimum": -2.5, "maximum": -1}, [-2.5, -2.4, -1, -0.9, -2]),

@@ -12,6 +12,8 @@ from .schema_formats import PATTERNS, REFUSED
 Node = dict[str, Any]
 _SAFE = Fraction(2**53)
 _LAST_REPEAT = re.compile(r"(.*[\])A-Za-z0-9_])\{(\d+),\d*\}", re.DOTALL)
+# a set of characters in a pattern, or an escaped character outside of one
+_SET = re.compile(r"\\.|\[(\^\]?)?(?:\\.|[^\]\\])*\]", re.DOTALL)
 _UNSPELLED = re.compile(r"[\x00-\x07\x0b\x0e-\x1f]")
 _CONTROL_ESCAPE = re.compile(r"\\(?:x[01]|x\{0*1?[0-9a-fA-F]\}|u00[01]|u\{0*1?[0-9a-fA-F]\}|c[A-Za-z]|[0-7ave])")
 
@@ -23,11 +25,12 @@ def number_nodes(shape: Number) -> list[Node]:
     if point is not None:
         return [{"type": "integer" if point.denominator == 1 else "number", **_exact("minimum", "maximum", point)}]
     step = shape.step
+    low, high = _off_whole(shape)
     node: Node = {"type": "integer" if step is not None and step.denominator == 1 else "number"}
-    if shape.low is not None:
-        node.update(_exact("exclusiveMinimum" if shape.low[1] else "minimum", None, shape.low[0]))
-    if shape.high is not None:
-        node.update(_exact("exclusiveMaximum" if shape.high[1] else "maximum", None, shape.high[0]))
+    if low is not None:
+        node.update(_exact("exclusiveMinimum" if low[1] else "minimum", None, low[0]))
+    if high is not None:
+        node.update(_exact("exclusiveMaximum" if high[1] else "maximum", None, high[0]))
     if step is not None and step != 1:
         node.update(_exact("multipleOf", None, step))
     return [node]
@@ -44,6 +47,24 @@ def _around(shape: Number) -> list[Number]:
         low = (value, True)
     found.append(Number(low=low, high=shape.high, integer=shape.integer, multiple=shape.multiple))
     return found
+
+
+def _off_whole(shape: Number) -> tuple[tuple[Fraction, bool] | None, tuple[Fraction, bool] | None]:
+    """The bounds. Where a whole number is left out, and no other lies between them, llguidance takes it all the same:
+    that bound is brought in by less than a thousandth of what lies between, and values so near to it are not said.
+    """
+    low, high = shape.low, shape.high
+    if low is None or high is None:
+        return low, high
+    gap = Fraction(1, 1000)
+    while gap * 1000 > high[0] - low[0]:
+        gap /= 10
+    gap = gap if shape.multiple is None else min(gap, shape.multiple)
+    if low[1] and low[0].denominator == 1 and low[0] >= 0 and high[0] < low[0] + 1:
+        return (low[0] + gap, False), high
+    if high[1] and high[0].denominator == 1 and high[0] <= 0 and low[0] > high[0] - 1:
+        return low, (high[0] - gap, False)
+    return low, high
 
 
 def _exact(keyword: str, second: str | None, value: Fraction) -> Node:
@@ -91,9 +112,18 @@ def spelled(pattern: str) -> str:
     """Without \\uXXXX (see llg_source.py) the engine would leave out a control character that a pattern asks for."""
     if _UNSPELLED.search(pattern) or _CONTROL_ESCAPE.search(pattern):
         raise Unsupported("pattern", "control characters that have no short escape are not spelled")
+    pattern = _SET.sub(_without_nul, pattern)
     # where a search ends with a repeat, the least of it is as good as more, and much less to build
     repeat = _LAST_REPEAT.fullmatch(pattern)
     return pattern if repeat is None or "|" in pattern else f"{repeat[1]}{{{repeat[2]}}}"
+
+
+def _without_nul(found: re.Match[str]) -> str:
+    """A set by what is not in it says that NUL, which is not spelled anyway, is not either: llguidance takes escaped
+    quotes and backslashes, in or not, for parts of a set that has all control characters, or all but the line feed.
+    """
+    head = found[1]
+    return f"[{head}\\x00{found[0][1 + len(head) :]}" if head else found[0]
 
 
 def _without_words(words: list[str]) -> str:
