@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping
+from itertools import accumulate
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from ...lang.types import Usage
@@ -35,29 +38,41 @@ _GAUGES = (
 )
 
 
-class Meters:
+class _Histogram:
+    """How often values were seen, by the first of `bounds` that they do not pass.
+
+    Plain numbers of one thread: the library's own take a lock and a walk over the bounds for every token.
+    """
+
+    def __init__(self, bounds: tuple[float, ...] = _SECONDS) -> None:
+        self._bounds = bounds
+        self._counts = [0] * (len(bounds) + 1)
+        self._sum = 0.0
+
+    def observe(self, value: float) -> None:
+        self._counts[bisect_left(self._bounds, value)] += 1
+        self._sum += value
+
+    def write(self, family: HistogramMetricFamily, *labels: str) -> None:
+        bounds = [*(str(float(bound)) for bound in self._bounds), "+Inf"]
+        family.add_metric(labels, list(zip(bounds, accumulate(self._counts), strict=True)), self._sum)
+
+
+class Meters(Collector):
     """What the server has counted since its start. The engine's own counters are read when somebody asks."""
 
     def __init__(self, statistics: Callable[[], Mapping[str, object]], in_flight: Callable[[], int]) -> None:
-        disable_created_metrics()  # a second sample for each counter that nobody reads
         self._registry = CollectorRegistry()
         self._registry.register(_Engine(statistics, in_flight))
-
-        def histogram(name: str, text: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
-            return Histogram(f"stolon:{name}", text, labels, buckets=buckets, registry=self._registry)
-
-        self._first = histogram("time_to_first_token_seconds", "from the request to its first token", _SECONDS)
-        self._between = histogram("inter_token_latency_seconds", "between two increments of one answer", _SECONDS)
-        self._whole = histogram("e2e_request_latency_seconds", "from the request to its last token", _SECONDS)
-        self._prompt = histogram("request_prompt_tokens", "tokens of one prompt", _TOKENS)
-        self._answer = histogram("request_generation_tokens", "tokens of all answers to one prompt", _TOKENS)
-        self._http = histogram("http_request_duration_seconds", "until an answer has ended", _SECONDS, "route")
-        self._finished = Counter(
-            "stolon:request_success", "answers that ended well", ["finished_reason"], registry=self._registry
-        )
-        self._statuses = Counter(
-            "stolon:http_requests", "answers of the server", ["route", "status"], registry=self._registry
-        )
+        self._registry.register(self)
+        self._first = _Histogram()
+        self._between = _Histogram()
+        self._whole = _Histogram()
+        self._prompt = _Histogram(_TOKENS)
+        self._answer = _Histogram(_TOKENS)
+        self._http: defaultdict[str, _Histogram] = defaultdict(_Histogram)  # by route
+        self._finished = Counter[str]()  # by reason
+        self._statuses = Counter[tuple[str, int]]()  # by route and status
 
     def first_token(self, seconds: float) -> None:
         self._first.observe(seconds)
@@ -66,7 +81,7 @@ class Meters:
         self._between.observe(seconds)
 
     def finished(self, reason: str) -> None:
-        self._finished.labels(reason).inc()
+        self._finished[reason] += 1
 
     def ended(self, seconds: float, usage: Usage) -> None:
         self._whole.observe(seconds)
@@ -74,11 +89,37 @@ class Meters:
         self._answer.observe(usage.completion_tokens)
 
     def answered(self, route: str, status: int, seconds: float) -> None:
-        self._statuses.labels(route, str(status)).inc()
-        self._http.labels(route).observe(seconds)
+        self._statuses[route, status] += 1
+        self._http[route].observe(seconds)
 
     def written(self) -> bytes:
         return generate_latest(self._registry)
+
+    def collect(self) -> Iterable[Metric]:
+        for name, text, seen in (
+            ("time_to_first_token_seconds", "from the request to its first token", self._first),
+            ("inter_token_latency_seconds", "between two increments of one answer", self._between),
+            ("e2e_request_latency_seconds", "from the request to its last token", self._whole),
+            ("request_prompt_tokens", "tokens of one prompt", self._prompt),
+            ("request_generation_tokens", "tokens of all answers to one prompt", self._answer),
+        ):
+            family = HistogramMetricFamily(f"stolon:{name}", text)
+            seen.write(family)
+            yield family
+        routes = HistogramMetricFamily(
+            "stolon:http_request_duration_seconds", "until an answer has ended", labels=["route"]
+        )
+        for route, seen in self._http.items():
+            seen.write(routes, route)
+        yield routes
+        reasons = CounterMetricFamily("stolon:request_success", "answers that ended well", labels=["finished_reason"])
+        for reason, count in self._finished.items():
+            reasons.add_metric([reason], count)
+        yield reasons
+        statuses = CounterMetricFamily("stolon:http_requests", "answers of the server", labels=["route", "status"])
+        for (route, status), count in self._statuses.items():
+            statuses.add_metric([route, str(status)], count)
+        yield statuses
 
 
 class _Engine(Collector):
