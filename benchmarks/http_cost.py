@@ -29,7 +29,7 @@ import aiohttp
 from aiohttp import web
 
 from stolon.lang.types import Delta, SamplingParams, Usage
-from stolon.runtime.server.app import build_app
+from stolon.runtime.server.app import App
 from stolon.runtime.server.auth import Keys
 from stolon.runtime.server.connection import listen
 from stolon.runtime.server.service import Service
@@ -137,7 +137,7 @@ def serve(sock: socket.socket, alone: socket.socket) -> None:
 
     async def run() -> None:
         settings = ServerConfig(log_level="warning")
-        await listen(build_app(Service(settings, Engine()), Keys()), settings, sock)
+        await listen(App(Service(settings, Engine()), Keys()).answer, settings, sock)
         app = web.Application()
         app.router.add_post("/", answer_alone)
         runner = web.AppRunner(app, access_log=None)

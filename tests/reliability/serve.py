@@ -14,7 +14,7 @@ from typing import Any
 
 from stolon.lang.errors import OverloadedError
 from stolon.lang.types import Delta, SamplingParams
-from stolon.runtime.server.app import build_app
+from stolon.runtime.server.app import App
 from stolon.runtime.server.auth import Keys
 from stolon.runtime.server.connection import listen
 from stolon.runtime.server.service import Service
@@ -68,7 +68,7 @@ async def serve(asked: argparse.Namespace) -> None:
     engine = PacedEngine(slots=asked.slots, queue=asked.queue, pace_s=asked.pace, hold_after=asked.hold_after)
     service = Service(settings, engine)
     sock = socket.create_server(("127.0.0.1", 0), backlog=4096)
-    listener = await listen(build_app(service, Keys()), settings, sock)
+    listener = await listen(App(service, Keys()).answer, settings, sock)
     stop = StopSignals()
     print(f"ready: http://127.0.0.1:{sock.getsockname()[1]}", flush=True)
     await until_stopped(service, stop)

@@ -9,10 +9,9 @@ from dataclasses import dataclass
 
 import aiohttp
 import pytest
-from aiohttp import web
 
 from stolon.runtime.server import auth
-from stolon.runtime.server.app import build_app
+from stolon.runtime.server.app import App
 from stolon.runtime.server.connection import Listener, listen
 from stolon.runtime.server.service import Embedder, Service
 from stolon.runtime.server.settings import ServerConfig
@@ -27,8 +26,7 @@ class Running:
     service: Service
     http: aiohttp.ClientSession
     port: int
-    app: web.Application
-
+    app: App
     listener: Listener
 
     def connections(self) -> Sequence[object]:
@@ -60,10 +58,10 @@ async def start() -> AsyncIterator[StartServer]:
             settings = ServerConfig(**fields)  # pyright: ignore[reportArgumentType]
             service = Service(settings, engine) if embedder is None else Service(settings, embedder=embedder)
             digests = [None if each is None else auth.digest(each) for each in (key, admin)]
-            app = build_app(service, auth.Keys(*digests))
+            app = App(service, auth.Keys(*digests))
             sock = socket.create_server(("127.0.0.1", 0))
             port = sock.getsockname()[1]
-            listener = await listen(app, settings, sock)
+            listener = await listen(app.answer, settings, sock)
             stack.push_async_callback(listener.close)
             headers = {} if key is None else {"Authorization": f"Bearer {key}"}
             http = await stack.enter_async_context(

@@ -9,7 +9,7 @@ import argparse
 import asyncio
 import socket
 
-from stolon.runtime.server.app import build_app
+from stolon.runtime.server.app import App
 from stolon.runtime.server.auth import Keys, digest
 from stolon.runtime.server.connection import listen
 from stolon.runtime.server.service import Service
@@ -27,7 +27,7 @@ async def serve(asked: argparse.Namespace) -> None:
         service = Service(settings, FakeEngine(context_length=1 << 20, pace_s=asked.pace))
     sock = socket.create_server(("127.0.0.1", 0))
     keys = Keys() if asked.key is None else Keys(digest(asked.key))
-    listener = await listen(build_app(service, keys), settings, sock)
+    listener = await listen(App(service, keys).answer, settings, sock)
     stop = StopSignals()
     print(sock.getsockname()[1], flush=True)
     await until_stopped(service, stop)

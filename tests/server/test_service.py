@@ -12,7 +12,7 @@ import pytest
 
 from stolon.lang.errors import BackendTimeout, EngineClosedError, EngineError, OverloadedError
 from stolon.runtime.server import auth
-from stolon.runtime.server.app import build_app
+from stolon.runtime.server.app import App
 from stolon.runtime.server.connection import listen
 from stolon.runtime.server.service import Service
 from stolon.runtime.server.settings import ServerConfig
@@ -191,7 +191,7 @@ async def test_while_the_model_is_loaded_every_route_says_so() -> None:
     service = Service(settings)
     sock = socket.create_server(("127.0.0.1", 0))
     url = f"http://127.0.0.1:{sock.getsockname()[1]}"
-    listener = await listen(build_app(service, auth.Keys(auth.digest("k"))), settings, sock)
+    listener = await listen(App(service, auth.Keys(auth.digest("k"))).answer, settings, sock)
     try:
         async with aiohttp.ClientSession(url, headers={"Authorization": "Bearer k"}) as http:
             for path in ("/health", "/ready", "/v1/models", "/get_server_info"):

@@ -7,7 +7,7 @@ import itertools
 import logging
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Mapping
 
 from aiohttp import web
 
@@ -28,14 +28,15 @@ from . import (
     tokenizing,
     wire,
 )
+from .errors import HttpError
 from .openapi import document
-from .route import Route, ServiceHandler
-from .service import REQUEST_ID, Service
+from .request import Request
+from .route import Route
+from .service import Service
 from .watching import request_id
 
 logger = logging.getLogger(__name__)
 
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 ROUTES: tuple[Route, ...] = (
     Route("POST", "/v1/chat/completions", chat.answer, chat.request_body),
     Route("POST", "/v1/completions", completions.answer, completions.request_body),
@@ -53,7 +54,7 @@ ROUTES: tuple[Route, ...] = (
     Route("POST", "/detokenize", tokenizing.detokenize, tokenizing.detokenize_body),
     Route("POST", "/v1/detokenize", tokenizing.detokenize, tokenizing.detokenize_body),
     Route("GET", "/v1/models", status.models),
-    Route("GET", "/v1/models/{model:.+}", status.model),
+    Route("GET", status.MODEL, status.model),
     Route("GET", "/", dashboard.page),
     Route("GET", "/dashboard/state", dashboard.state),
     Route("GET", "/health", status.health),
@@ -69,80 +70,72 @@ ROUTES: tuple[Route, ...] = (
 )
 
 
-def _with_document(routes: Sequence[Route], keys: auth.Keys) -> list[Route]:
-    """`routes`, and the one that describes them all."""
+class App:
+    """Answers every request, with the route that it names or with an error; nothing is raised."""
 
-    @functools.lru_cache(maxsize=2)
-    def written(vocab_size: int) -> bytes:
-        return wire.dumps(document(every, vocab_size, needs_key=keys.user is not None))
-
-    async def answer(service: Service, request: web.Request) -> web.StreamResponse:
-        return web.Response(body=written(service.served.vocab_size), content_type="application/json")
-
-    every = [*routes, Route("GET", "/openapi.json", answer)]
-    return every
-
-
-def build_app(service: Service, keys: auth.Keys) -> web.Application:
-    surroundings = _Surroundings(service, keys)
-    app = web.Application(middlewares=[surroundings.around])
-    for route in _with_document(ROUTES, keys):
-        bound = _bound(route.handler, service)
-        app.router.add_route(route.method, route.path, bound, expect_handler=_say_nothing_yet)
-    app.on_response_prepare.append(_finish_headers)
-    return app
-
-
-def _bound(handler: ServiceHandler, service: Service) -> Handler:
-    async def bound(request: web.Request) -> web.StreamResponse:
-        return await handler(service, request)
-
-    return bound
-
-
-async def _say_nothing_yet(request: web.Request) -> None:
-    """`100 Continue` is said when the body is read: after the key has been checked."""
-
-
-async def _finish_headers(request: web.Request, response: web.StreamResponse) -> None:
-    response.headers["X-Request-Id"] = request.get(REQUEST_ID, "none")
-    response.headers["Server"] = "stolon"
-
-
-class _Surroundings:
     def __init__(self, service: Service, keys: auth.Keys) -> None:
+        self.routes: tuple[Route, ...] = (*ROUTES, Route("GET", "/openapi.json", self._document))
         self._service = service
         self._keys = keys
+        self._by_path: dict[str, dict[str, Route]] = {}
+        for route in self.routes:
+            self._by_path.setdefault(route.path, {})[route.method] = route
+        self._written = functools.lru_cache(maxsize=2)(self._write)
         self._boot = secrets.token_hex(4)
         self._count = itertools.count(1)
 
-    @web.middleware
-    async def around(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+    async def answer(self, request: Request) -> web.StreamResponse:
         began = time.monotonic()
-        request[REQUEST_ID] = self._id_of(request)
-        request_id.set(request[REQUEST_ID])
+        request.id = self._id_of(request)
+        request_id.set(request.id)
+        routes = self._routes_at(request.asked_path)
+        route = routes.get(request.method)
+        request.route = None if route is None else route.path
         try:
             auth.admit(request, self._keys)
-            response = await handler(request)
+            if route is None:
+                raise _unmatched(routes, request.method)
+            response = await route.handler(self._service, request)
         except Exception as error:
             response = errors.response(self._service.explain(error))
-        took_s, route = time.monotonic() - began, _route(request)
-        if self._service.meters is not None:
-            self._service.meters.answered(route, response.status, took_s)
-        if logger.isEnabledFor(logging.INFO):
-            id = request[REQUEST_ID]
-            logger.info("%s %s %d %.0f ms %s", request.method, route, response.status, took_s * 1000, id)
+        if not response.prepared:
+            response.headers.update(request.identity())
+        self._note(request, response.status, time.monotonic() - began)
         return response
 
-    def _id_of(self, request: web.Request) -> str:
+    def _routes_at(self, path: str) -> Mapping[str, Route]:
+        """Those of a path, by method."""
+        if path.startswith(status.MODELS) and path != status.MODELS:
+            path = status.MODEL
+        return self._by_path.get(path, {})
+
+    def _note(self, request: Request, status: int, took_s: float) -> None:
+        # the matched route, never what the client wrote
+        route = request.route or "(no route)"
+        if self._service.meters is not None:
+            self._service.meters.answered(route, status, took_s)
+        if logger.isEnabledFor(logging.INFO):
+            logger.info("%s %s %d %.0f ms %s", request.method, route, status, took_s * 1000, request.id)
+
+    def _id_of(self, request: Request) -> str:
         """The client's own id where it is fit to be repeated, else one of ours."""
         given = request.headers.get("X-Request-Id", "")
         if 0 < len(given) <= limits.LENGTHS["request_id"].high and given.isascii() and given.isprintable():
             return given
         return f"{self._boot}-{next(self._count)}"
 
+    async def _document(self, service: Service, request: Request) -> web.StreamResponse:
+        """What describes all routes, this one too."""
+        return web.Response(body=self._written(service.served.vocab_size), content_type="application/json")
 
-def _route(request: web.Request) -> str:
-    """The matched route for the log: never what the client wrote."""
-    resource = request.match_info.route.resource
-    return "(no route)" if resource is None else resource.canonical
+    def _write(self, vocab_size: int) -> bytes:
+        return wire.dumps(document(self.routes, vocab_size, needs_key=self._keys.user is not None))
+
+
+def _unmatched(routes: Mapping[str, Route], method: str) -> HttpError:
+    """No route takes `method` at a path that has `routes`."""
+    if not routes:
+        return HttpError(404, "unknown_url", "there is no such route")
+    allowed = ", ".join(sorted(routes))
+    message = f"this route does not take {errors.clip(method)}; use {allowed}"
+    return HttpError(405, "method_not_allowed", message, headers=(("Allow", allowed),))

@@ -6,14 +6,12 @@ import hashlib
 import hmac
 from dataclasses import dataclass
 
-from aiohttp import web
-
 from .errors import HttpError
+from .request import Request
 
 # the page is the same bytes for everybody: what it shows it asks for, with the key that its user types
 OPEN = frozenset({"/health", "/ready", "/"})
 OPERATOR = frozenset({"/flush_cache"})
-IS_ADMIN = web.RequestKey("is_admin", bool)
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,25 +28,25 @@ def digest(key: str) -> bytes:
     return hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
 
 
-def admit(request: web.Request, keys: Keys) -> None:
+def admit(request: Request, keys: Keys) -> None:
     """Raises HttpError 401 unless the request carries a key that opens its route; reads nothing of the body.
 
-    Decided on the route that was matched, never on what the request says its address is. Sets IS_ADMIN.
+    Decided on the route that was matched, never on what the request says its address is. Sets `is_admin`.
     """
+    if keys.user is None and keys.admin is None:
+        return
     given = _given(request)
     is_admin = keys.admin is not None and hmac.compare_digest(given, keys.admin)
-    request[IS_ADMIN] = is_admin
-    resource = request.match_info.route.resource
-    route = None if resource is None else resource.canonical
-    if is_admin or route in OPEN:
+    request.is_admin = is_admin
+    if is_admin or request.route in OPEN:
         return
-    if route in OPERATOR and keys.admin is not None:
+    if request.route in OPERATOR and keys.admin is not None:
         raise _refusal("this route is the operator's: send the server's admin key as `Authorization: Bearer KEY`")
     if keys.user is not None and not hmac.compare_digest(given, keys.user):
         raise _refusal("send the server's key as `Authorization: Bearer KEY`")
 
 
-def _given(request: web.Request) -> bytes:
+def _given(request: Request) -> bytes:
     """Of the key that came; Anthropic's clients have a header of their own for it."""
     scheme, _, key = request.headers.get("Authorization", "").partition(" ")
     if scheme.lower() == "bearer":

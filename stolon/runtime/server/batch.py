@@ -18,7 +18,7 @@ import aiohttp
 from tqdm import tqdm
 
 from . import auth
-from .app import build_app
+from .app import App
 from .batch_files import Answers, Line, lines
 from .connection import listen
 from .flags import parse
@@ -149,7 +149,7 @@ async def _local(flags: Sequence[str]) -> AsyncGenerator[aiohttp.ClientSession]:
     service = Service(settings, engine, embedder=embedder)
     key = secrets.token_urlsafe(32)
     sock = socket.create_server(("127.0.0.1", 0))
-    listener = await listen(build_app(service, auth.Keys(auth.digest(key))), settings, sock)
+    listener = await listen(App(service, auth.Keys(auth.digest(key))).answer, settings, sock)
     try:
         async with _remote(f"http://127.0.0.1:{sock.getsockname()[1]}", key) as http:
             yield http

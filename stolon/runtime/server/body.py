@@ -12,12 +12,13 @@ from aiohttp import web
 
 from .. import limits
 from .errors import HttpError, clip, invalid
+from .request import Request
 from .settings import ServerConfig
 
 JsonObject = dict[str, object]
 
 
-async def read_object(request: web.Request, settings: ServerConfig) -> JsonObject:
+async def read_object(request: Request, settings: ServerConfig) -> JsonObject:
     """The JSON object that `request` carries, within the size and the time of `settings`.
 
     Raises HttpError: 408 if it does not arrive in time, 413 if it is too large (also after decompression), 415 if it
@@ -30,16 +31,22 @@ async def read_object(request: web.Request, settings: ServerConfig) -> JsonObjec
     return parse(await _read(request, settings.body_limit_bytes, settings.body_timeout_s))
 
 
-async def _read(request: web.Request, limit_bytes: int, timeout_s: float) -> bytes:
-    too_large = HttpError(413, "request_too_large", f"the request body may have {limit_bytes} bytes", close=True)
+async def _read(request: Request, limit_bytes: int, timeout_s: float) -> bytes:
     if (request.content_length or 0) > limit_bytes:
-        raise too_large
+        raise _too_large(limit_bytes)
+    content = request.content
+    if content.is_eof() and content.exception() is None:
+        # all of it came with the headers, as small bodies do: there is nothing to wait for
+        body = content.read_nowait()
+        if len(body) > limit_bytes:
+            raise _too_large(limit_bytes)
+        return body
     if request.headers.get("Expect", "").lower() == "100-continue":
         # aiohttp would say this before anyone has looked at the key
         assert request.transport is not None
         request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
     try:
-        return await asyncio.wait_for(_gather(request, limit_bytes, too_large), timeout_s)
+        return await asyncio.wait_for(_gather(request, limit_bytes), timeout_s)
     except asyncio.TimeoutError:
         message = f"the request body did not arrive within {timeout_s:g} seconds"
         raise HttpError(408, "request_timeout", message, close=True) from None
@@ -57,18 +64,22 @@ class _Counting(Protocol):
     received_bytes: int
 
 
-async def _gather(request: web.Request, limit_bytes: int, too_large: HttpError) -> bytes:
+async def _gather(request: Request, limit_bytes: int) -> bytes:
     connection = cast(_Counting, request.protocol)
     began = connection.received_bytes
     body = bytearray()
     while piece := await request.content.readany():
         body += piece
         if len(body) > limit_bytes:
-            raise too_large
+            raise _too_large(limit_bytes)
         # a chunk costs the parser microseconds even if it brings one byte
         if connection.received_bytes - began > limits.CHUNKING * len(body) + limits.CHUNKING_FREE_BYTES:
             raise HttpError(400, "chunks_too_small", "the request body comes in too many small chunks", close=True)
     return bytes(body)
+
+
+def _too_large(limit_bytes: int) -> HttpError:
+    return HttpError(413, "request_too_large", f"the request body may have {limit_bytes} bytes", close=True)
 
 
 def parse(raw: bytes) -> JsonObject:
@@ -91,37 +102,44 @@ def parse(raw: bytes) -> JsonObject:
     return found
 
 
+class _OddNumber(Exception):
+    """What no number of a body may be; the message says why."""
+
+
+def _whole(digits: str) -> int:
+    if len(digits) > limits.DIGITS:
+        raise _OddNumber("number too large")
+    return int(digits)
+
+
+def _real(digits: str) -> float:
+    value = float(digits)
+    if math.isinf(value):
+        raise _OddNumber("must be a finite number")
+    return value
+
+
+def _constant(name: str) -> float:
+    raise _OddNumber(f"must be a finite number, got {name}")
+
+
 def _loads(text: str) -> object:
-    odd: list[str] = []  # why a number cannot be
-
-    def whole(digits: str) -> int | float:
-        if len(digits) > limits.DIGITS:
-            odd.append("number too large")
-            return math.inf
-        return int(digits)
-
-    def real(digits: str) -> float:
-        value = float(digits)
-        if math.isinf(value):
-            odd.append("must be a finite number")
-        return value
-
-    def constant(name: str) -> float:
-        odd.append(f"must be a finite number, got {name}")
-        return math.nan
-
     try:
-        value = json.loads(
-            text, parse_int=whole, parse_float=real, parse_constant=constant, object_pairs_hook=_without_duplicates
-        )
+        try:
+            return _decode(text)
+        except _OddNumber as odd:
+            raise _odd_number(str(odd), text) from None
     except json.JSONDecodeError as error:
         raise _not_json(f"invalid JSON: {error.msg} at line {error.lineno} column {error.colno}") from None
     except RecursionError:
         raise _not_json("nested too deeply") from None
-    if odd:
-        path = next((path for path, leaf in _leaves(value) if isinstance(leaf, float) and not math.isfinite(leaf)), "")
-        raise invalid(f"{path or 'body'}: {odd[0]}", path or None)
-    return value
+
+
+def _odd_number(why: str, text: str) -> HttpError:
+    """The refusal of a number, which names its place. Raises JSONDecodeError if the rest of the body is no JSON."""
+    value = _decode_any(text)
+    path = next((path for path, leaf in _leaves(value) if isinstance(leaf, float) and not math.isfinite(leaf)), "")
+    return invalid(f"{path or 'body'}: {why}", path or None)
 
 
 def _without_duplicates(pairs: list[tuple[str, object]]) -> JsonObject:
@@ -131,6 +149,17 @@ def _without_duplicates(pairs: list[tuple[str, object]]) -> JsonObject:
         twice = next(key for key, _ in pairs if key in seen or seen.add(key))
         raise invalid(f"the key '{clip(twice)}' occurs twice", clip(twice), "duplicate_key")
     return found
+
+
+# made once: a decoder costs more than a small body
+_decode = json.JSONDecoder(
+    parse_int=_whole, parse_float=_real, parse_constant=_constant, object_pairs_hook=_without_duplicates
+).decode
+# the same, but for numbers that are then looked for
+_decode_any = json.JSONDecoder(
+    parse_int=lambda digits: math.inf if len(digits) > limits.DIGITS else int(digits),
+    object_pairs_hook=_without_duplicates,
+).decode
 
 
 def _refuse_surrogates(found: JsonObject) -> None:

@@ -19,6 +19,7 @@ from .errors import invalid
 from .fields import Check, Field, Values, boolean, mapping, number, object_of
 from .hearing import Spoken, finish_reason, listen
 from .prompts import check_model, fit
+from .request import Request
 from .sampling import UNSUPPORTED, StreamOptions, openai_params, openai_table
 from .service import Engine, Service
 from .settings import ServerConfig
@@ -56,7 +57,7 @@ def request_body(vocab_size: int) -> Field[dict[str, Any]]:
     return object_of(table, required=("model", "messages"), unsupported=UNSUPPORTED)
 
 
-async def answer(service: Service, request: web.Request) -> web.StreamResponse:
+async def answer(service: Service, request: Request) -> web.StreamResponse:
     settings = service.settings
     with service.admitted() as engine:
         found = await read_object(request, settings)

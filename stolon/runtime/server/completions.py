@@ -19,6 +19,7 @@ from .constraints import asked_constraint
 from .errors import HttpError, invalid
 from .fields import Check, Field, Values, boolean, number, object_of
 from .prompts import check_model, encode_text, fit, prompt_list
+from .request import Request
 from .sampling import UNSUPPORTED, StreamOptions, most_answers, openai_params, openai_table
 from .service import Engine, Service, Tokenizer
 from .stream import send
@@ -60,7 +61,7 @@ class _Form:
         return {"id": self.id, "object": "text_completion", "created": self.created, "model": self.model}
 
 
-async def answer(service: Service, request: web.Request) -> web.StreamResponse:
+async def answer(service: Service, request: Request) -> web.StreamResponse:
     settings = service.settings
     with service.admitted() as engine:
         found = await read_object(request, settings)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import socket
-from typing import Any
+from collections.abc import Awaitable, Callable
+from typing import Any, cast
 
 from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
@@ -13,11 +15,15 @@ from aiohttp.web_request import BaseRequest
 
 from . import errors
 from .errors import HttpError
+from .request import Request
 from .settings import ServerConfig
 from .wire import new_id
 
 logger = logging.getLogger(__name__)
 
+Answer = Callable[[Request], Awaitable[web.StreamResponse]]
+
+_SHUTDOWN_S = 1.0  # how long requests may go on when the server closes
 _LINGER_S = 2.0  # how long the rest of a refused body is read, so that the refusal arrives
 
 
@@ -122,31 +128,35 @@ class Connection(RequestHandler):
         return response
 
 
-async def listen(app: web.Application, settings: ServerConfig, sock: socket.socket) -> Listener:
-    """Serve `app` on `sock`, which is bound; owns it from here on."""
-    runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=1.0)
-    await runner.setup()
-    server = runner.server
-    assert server is not None
-    accepting = await asyncio.get_running_loop().create_server(
-        lambda: Connection(server, settings), sock=sock, backlog=1024
+async def listen(answer: Answer, settings: ServerConfig, sock: socket.socket) -> Listener:
+    """Serve on `sock`, which is bound; owns it from here on.
+
+    answer: of every request; raises nothing
+    """
+    loop = asyncio.get_running_loop()
+    server = web.Server(
+        cast("Callable[[BaseRequest], Awaitable[web.StreamResponse]]", answer),
+        request_factory=functools.partial(Request, loop=loop),
+        handler_cancellation=True,
     )
-    return Listener(runner, accepting)
+    accepting = await loop.create_server(lambda: Connection(server, settings), sock=sock, backlog=1024)
+    return Listener(server, accepting)
 
 
 class Listener:
     """A server that accepts connections until it is closed."""
 
-    def __init__(self, runner: web.AppRunner, accepting: asyncio.Server) -> None:
-        self._runner = runner
+    def __init__(self, server: web.Server, accepting: asyncio.Server) -> None:
+        self._server = server
         self._accepting = accepting
 
     def connections(self) -> list[RequestHandler]:
         """Those that are open now."""
-        server = self._runner.server
-        return [] if server is None else server.connections
+        return self._server.connections
 
     async def close(self) -> None:
         """Stop listening, end every connection."""
         self._accepting.close()
-        await self._runner.cleanup()
+        await asyncio.sleep(0)  # requests that have come are begun
+        self._server.pre_shutdown()
+        await self._server.shutdown(_SHUTDOWN_S)

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 from aiohttp import web
 
 from . import wire
-from .auth import IS_ADMIN
 from .body import JsonObject
+from .request import Request
 from .service import Service, Tokenizer
 
 if TYPE_CHECKING:  # needs numpy, which a server does without until its flags are right
@@ -26,7 +26,7 @@ _TOKENS_READ = 24  # of each node, for the operator
 _SCRIPTS = ("load.js", "tree.js", "play.js")
 
 
-async def page(service: Service, request: web.Request) -> web.StreamResponse:
+async def page(service: Service, request: Request) -> web.StreamResponse:
     """The same for everybody: it holds nothing of the model, and asks for what it shows."""
     body, policy = _page()
     headers = {
@@ -38,10 +38,10 @@ async def page(service: Service, request: web.Request) -> web.StreamResponse:
     return web.Response(body=body, content_type="text/html", charset="utf-8", headers=headers)
 
 
-async def state(service: Service, request: web.Request) -> web.StreamResponse:
+async def state(service: Service, request: Request) -> web.StreamResponse:
     """A moment of the engine. The text of cached tokens is other people's: it is shown with the admin key only."""
     engine = service.engine
-    is_admin = request[IS_ADMIN]
+    is_admin = request.is_admin
     view = await engine.view(_NODES, _REQUESTS, _TOKENS_READ if is_admin else 0)
     reader = engine.tokenizer if is_admin else None
     return web.Response(

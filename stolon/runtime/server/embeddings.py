@@ -16,6 +16,7 @@ from .body import JsonObject, read_object
 from .errors import HttpError, invalid
 from .fields import Field, Values, ignored, number, object_of, one_of, string
 from .prompts import check_model, prompt_list
+from .request import Request
 from .sampling import UNSUPPORTED
 from .service import Embedder, Service
 
@@ -59,7 +60,7 @@ def request_body(vocab_size: int) -> Field[dict[str, Any]]:
     )
 
 
-async def answer(service: Service, request: web.Request) -> web.StreamResponse:
+async def answer(service: Service, request: Request) -> web.StreamResponse:
     settings = service.settings
     with service.embedding() as engine:
         found = await read_object(request, settings)

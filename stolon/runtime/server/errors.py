@@ -75,22 +75,8 @@ def from_exception(error: Exception) -> HttpError | None:
             return None  # its text is for the log
         case EngineError():
             return HttpError(500, error.code, str(error))
-        case web.HTTPException():
-            return _from_aiohttp(error)
         case _:
             return None
-
-
-def _from_aiohttp(error: web.HTTPException) -> HttpError:
-    match error:
-        case web.HTTPNotFound():
-            return HttpError(404, "unknown_url", "there is no such route")
-        case web.HTTPMethodNotAllowed():
-            allowed = ", ".join(sorted(error.allowed_methods))
-            message = f"this route does not take {clip(error.method)}; use {allowed}"
-            return HttpError(405, "method_not_allowed", message, headers=(("Allow", allowed),))
-        case _:
-            return HttpError(error.status, "http_error", error.reason.lower())
 
 
 def internal() -> HttpError:

@@ -19,6 +19,7 @@ from .errors import invalid
 from .fields import Check, Field, Values, boolean, list_of, number, object_of, string, token_ids, wrong_type
 from .native import Form, NativeEvents, replies
 from .prompts import encode_chat, encode_text, fit, token_list
+from .request import Request
 from .sampling import UNSUPPORTED, most_answers, native_params, native_sampling
 from .service import Engine, Service
 from .stream import send
@@ -57,7 +58,7 @@ def request_body(vocab_size: int) -> Field[dict[str, Any]]:
     return object_of(table, unsupported=UNSUPPORTED)
 
 
-async def answer(service: Service, request: web.Request) -> web.StreamResponse:
+async def answer(service: Service, request: Request) -> web.StreamResponse:
     settings = service.settings
     with service.admitted() as engine:
         began_s = time.monotonic()

@@ -7,7 +7,7 @@ from contextlib import aclosing
 from dataclasses import dataclass
 
 from ...lang.types import Delta, FinishReason
-from .answers import Question, Reply, ask_all
+from .answers import Question, Reply
 from .formats.choose import Reading, ToolFormat, new_call_id
 from .formats.source import Arguments, Call, Piece, Text, Thought
 from .service import Engine
@@ -118,8 +118,8 @@ async def listen(
     reply = Reply.to(question)
     hearings = [] if reading.is_plain else [Hearing(reading, parallel=parallel) for _ in reply.answers]
     pieces: list[list[Piece]] = [[] for _ in reply.answers]
-    async with aclosing(ask_all(engine, [question])) as deltas:
-        async for _, delta in deltas:
+    async with aclosing(question.ask(engine)) as deltas:
+        async for delta in deltas:
             reply.add(delta)
             if hearings:
                 pieces[delta.index] += hearings[delta.index].hear(delta)

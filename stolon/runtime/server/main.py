@@ -18,7 +18,7 @@ from ...lang.errors import InvalidRequest, StolonError
 from .. import limits
 from ..config import EngineConfig
 from . import auth
-from .app import build_app
+from .app import App
 from .connection import listen
 from .flags import PROGRAM, parse
 from .service import Service
@@ -123,7 +123,7 @@ async def _serve(settings: ServerConfig, config: EngineConfig, sock: socket.sock
         service = Service(settings)
     except ImportError as error:
         raise _not_installed(error) from error
-    listener = await listen(build_app(service, keys), settings, sock)
+    listener = await listen(App(service, keys).answer, settings, sock)
     try:
         engine, embedder = await asyncio.to_thread(load, config)
         service.serve(engine, embedder=embedder)

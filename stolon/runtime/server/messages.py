@@ -17,6 +17,7 @@ from .hearing import Hearing, listen
 from .messages_blocks import Blocks
 from .messages_input import MESSAGES, SYSTEM, TOOL_CHOICE, TOOLS
 from .prompts import check_model, fit
+from .request import Request
 from .sampling import UNSUPPORTED
 from .service import Engine, Service
 from .settings import ServerConfig
@@ -64,7 +65,7 @@ REQUEST_BODY = object_of(
 _AS_THEY_ARE = ("temperature top_p top_k min_p frequency_penalty presence_penalty repetition_penalty seed").split()
 
 
-async def answer(service: Service, request: web.Request) -> web.StreamResponse:
+async def answer(service: Service, request: Request) -> web.StreamResponse:
     settings = service.settings
     with service.admitted() as engine:
         found = await read_object(request, settings)
@@ -86,7 +87,7 @@ async def answer(service: Service, request: web.Request) -> web.StreamResponse:
         return web.Response(body=wire.dumps(whole), content_type="application/json")
 
 
-async def count(service: Service, request: web.Request) -> web.StreamResponse:
+async def count(service: Service, request: Request) -> web.StreamResponse:
     """How long the prompt of a request would be."""
     settings = service.settings
     with service.admitted() as engine:

@@ -36,7 +36,7 @@ def document(routes: Sequence[Route], vocab_size: int, *, needs_key: bool) -> Js
     paths: dict[str, JsonObject] = {}
     schemas: JsonObject = {"Error": ERROR}
     for route in routes:
-        path = re.sub(r"{(\w+):[^}]*}", r"{\1}", route.path)
+        path = route.path
         operation = OPERATIONS.get(path, Operation(summary=path, answer={}))
         paths.setdefault(path, {})[route.method.lower()] = _operation(route, path, operation, vocab_size, schemas)
     found: JsonObject = {

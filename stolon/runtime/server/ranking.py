@@ -33,6 +33,7 @@ from .fields import (
     wrong_type,
 )
 from .prompts import check_model, encode_chat, encode_text, fit, token_list
+from .request import Request
 from .service import Embedder, Engine, Service
 
 if TYPE_CHECKING:
@@ -102,7 +103,7 @@ def score_body(vocab_size: int) -> Field[dict[str, Any]]:
     return object_of(table, unsupported=EMBEDDING_UNSUPPORTED)
 
 
-async def rerank(service: Service, request: web.Request) -> web.StreamResponse:
+async def rerank(service: Service, request: Request) -> web.StreamResponse:
     settings = service.settings
     with service.admitted_any() as served:
         found = await read_object(request, settings)
@@ -130,7 +131,7 @@ async def rerank(service: Service, request: web.Request) -> web.StreamResponse:
         return web.Response(body=wire.dumps(whole), content_type="application/json")
 
 
-async def score(service: Service, request: web.Request) -> web.StreamResponse:
+async def score(service: Service, request: Request) -> web.StreamResponse:
     settings = service.settings
     with service.admitted_any() as served:
         found = await read_object(request, settings)

@@ -19,6 +19,7 @@ from .fields import Check, Field, Values, boolean, ignored, list_of, number, obj
 from .formats.choose import Reading
 from .hearing import Hearing, listen
 from .prompts import check_model, fit
+from .request import Request
 from .responses_input import INPUT, TEXT_FORMAT, TOOL_CHOICE, TOOLS
 from .responses_items import Items
 from .sampling import UNSUPPORTED, openai_params, openai_table
@@ -80,7 +81,7 @@ def request_body(vocab_size: int) -> Field[dict[str, Any]]:
     return object_of(table, required=("model", "input"), unsupported=_UNSUPPORTED)
 
 
-async def answer(service: Service, request: web.Request) -> web.StreamResponse:
+async def answer(service: Service, request: Request) -> web.StreamResponse:
     settings = service.settings
     with service.admitted() as engine:
         found = await read_object(request, settings)

@@ -8,9 +8,10 @@ from typing import Any, NamedTuple
 from aiohttp import web
 
 from .fields import Field
+from .request import Request
 from .service import Service
 
-ServiceHandler = Callable[[Service, web.Request], Awaitable[web.StreamResponse]]
+ServiceHandler = Callable[[Service, Request], Awaitable[web.StreamResponse]]
 Body = Field[dict[str, Any]]
 
 

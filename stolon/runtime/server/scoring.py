@@ -15,6 +15,7 @@ from .conversation import Messages, messages
 from .errors import invalid
 from .fields import Values, boolean, finite, list_of, object_of, string
 from .prompts import chat_of, fit
+from .request import Request
 from .sampling import UNSUPPORTED
 from .service import Engine, Service
 
@@ -32,7 +33,7 @@ REQUEST_BODY = object_of(
 )
 
 
-async def answer(service: Service, request: web.Request) -> web.StreamResponse:
+async def answer(service: Service, request: Request) -> web.StreamResponse:
     settings = service.settings
     with service.admitted() as engine:
         found = await read_object(request, settings)

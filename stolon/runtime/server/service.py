@@ -9,8 +9,6 @@ from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Protocol
 
-from aiohttp import web
-
 from ...lang.constraint import Constraint
 from ...lang.errors import EngineClosedError, EngineError
 from ...lang.types import Delta, SamplingParams
@@ -25,8 +23,6 @@ if TYPE_CHECKING:  # these need torch and numpy, and a server says what is wrong
     from .meters import Meters
 
 logger = logging.getLogger(__name__)
-
-REQUEST_ID = web.RequestKey("request_id", str)
 
 
 class Tokenizer(Protocol):

@@ -11,14 +11,18 @@ from .answers import Question, collect
 from .body import JsonObject
 from .errors import HttpError, clip, shutting_down, unavailable
 from .prompts import not_served
+from .request import Request
 from .service import Served, Service
+
+MODELS = "/v1/models/"  # the name of a model follows, which may have slashes
+MODEL = "/v1/models/{model}"
 
 
 def _json(value: object) -> web.Response:
     return web.Response(body=wire.dumps(value), content_type="application/json")
 
 
-async def health(service: Service, request: web.Request) -> web.StreamResponse:
+async def health(service: Service, request: Request) -> web.StreamResponse:
     """Alive: the engine has made a step, or waited for work, a short while ago. Costs no token."""
     if service.is_loading:
         raise unavailable("the model is being loaded")
@@ -27,7 +31,7 @@ async def health(service: Service, request: web.Request) -> web.StreamResponse:
     return _json({"status": "ok"})
 
 
-async def ready(service: Service, request: web.Request) -> web.StreamResponse:
+async def ready(service: Service, request: Request) -> web.StreamResponse:
     """Would take a request now."""
     if service.is_draining:
         raise shutting_down()
@@ -35,7 +39,7 @@ async def ready(service: Service, request: web.Request) -> web.StreamResponse:
     return _json({"status": "ready"})
 
 
-async def health_generate(service: Service, request: web.Request) -> web.StreamResponse:
+async def health_generate(service: Service, request: Request) -> web.StreamResponse:
     """Answers one request of one token as any other is answered; for who wants to know that, and pays for it."""
     timeout_s = service.settings.request_timeout_s
     with service.admitted_any() as served:
@@ -60,19 +64,19 @@ def _model(service: Service, engine: Served) -> JsonObject:
     }
 
 
-async def models(service: Service, request: web.Request) -> web.StreamResponse:
+async def models(service: Service, request: Request) -> web.StreamResponse:
     return _json({"object": "list", "data": [_model(service, service.served)]})
 
 
-async def model(service: Service, request: web.Request) -> web.StreamResponse:
+async def model(service: Service, request: Request) -> web.StreamResponse:
     engine = service.served
-    name = request.match_info["model"]
+    name = request.name_after(MODELS)
     if name not in (engine.model_name, "default"):
         raise not_served(f"'{clip(name)}'", engine)
     return _json(_model(service, engine))
 
 
-async def model_info(service: Service, request: web.Request) -> web.StreamResponse:
+async def model_info(service: Service, request: Request) -> web.StreamResponse:
     """No path of the machine: the name stands for the model everywhere."""
     engine = service.served
     return _json(
@@ -87,7 +91,7 @@ async def model_info(service: Service, request: web.Request) -> web.StreamRespon
     )
 
 
-async def server_info(service: Service, request: web.Request) -> web.StreamResponse:
+async def server_info(service: Service, request: Request) -> web.StreamResponse:
     engine = service.served
     return _json(
         {
@@ -102,14 +106,14 @@ async def server_info(service: Service, request: web.Request) -> web.StreamRespo
     )
 
 
-async def flush_cache(service: Service, request: web.Request) -> web.StreamResponse:
+async def flush_cache(service: Service, request: Request) -> web.StreamResponse:
     if not await service.served.flush_cache():
         message = "the cache is in use by running requests and was not flushed; try again when they have ended"
         raise HttpError(400, "cache_in_use", message)
     return web.Response(text="Cache flushed.\n")
 
 
-async def metrics(service: Service, request: web.Request) -> web.StreamResponse:
+async def metrics(service: Service, request: Request) -> web.StreamResponse:
     """In Prometheus' text format."""
     if service.meters is None:
         raise HttpError(404, "unknown_url", "metrics are turned off; start the server without --disable-metrics")

@@ -12,7 +12,8 @@ from aiohttp import web
 from ...lang.types import Delta
 from .answers import Placed, joined
 from .errors import HttpError
-from .service import REQUEST_ID, Service
+from .request import Request
+from .service import Service
 
 logger = logging.getLogger(__name__)
 
@@ -30,13 +31,14 @@ class Events(Protocol):
 
 
 async def send(
-    service: Service, request: web.Request, deltas: AsyncGenerator[Placed, None], events: Events
+    service: Service, request: Request, deltas: AsyncGenerator[Placed, None], events: Events
 ) -> web.StreamResponse:
     """Answer `request` with events. An error before the first delta is an ordinary error answer and is raised; one
     after it becomes the stream's last event."""
     async with aclosing(deltas):
         first = await anext(deltas, None)
-        response = web.StreamResponse(headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
+        headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no", **request.identity()}
+        response = web.StreamResponse(headers=headers)
         response.content_type = "text/event-stream"
         response.charset = "utf-8"
         await response.prepare(request)
@@ -51,25 +53,25 @@ async def send(
             await response.write(events.end())
         except ConnectionResetError:
             # whoever asked has left; leaving the block ends the request
-            logger.info("request %s: the client went away", request[REQUEST_ID])
+            logger.info("request %s: the client went away", request.id)
         except Exception as error:
             await _end_with_error(request, response, events.error(service.explain(error)))
         return response
 
 
-async def _end_with_error(request: web.Request, response: web.StreamResponse, last: bytes) -> None:
+async def _end_with_error(request: Request, response: web.StreamResponse, last: bytes) -> None:
     response.force_close()
     try:
         await response.write(last)
         await response.write_eof()
     except ConnectionResetError:
-        logger.info("request %s: the client went away", request[REQUEST_ID])
+        logger.info("request %s: the client went away", request.id)
 
 
 class _Writer:
     """Writes each delta at once while the client keeps up; joins those that gather while it does not."""
 
-    def __init__(self, request: web.Request, response: web.StreamResponse, events: Events) -> None:
+    def __init__(self, request: Request, response: web.StreamResponse, events: Events) -> None:
         self._connection = request.protocol
         self._response = response
         self._events = events

@@ -15,6 +15,7 @@ from .embeddings import off_loop
 from .errors import invalid
 from .fields import Field, boolean, list_of, object_of, string, token_id
 from .prompts import check_model, encode_chat
+from .request import Request
 from .sampling import UNSUPPORTED
 from .service import Service
 
@@ -44,7 +45,7 @@ def detokenize_body(vocab_size: int) -> Field[dict[str, Any]]:
     )
 
 
-async def tokenize(service: Service, request: web.Request) -> web.StreamResponse:
+async def tokenize(service: Service, request: Request) -> web.StreamResponse:
     settings = service.settings
     with service.admitted_any() as served:
         found = await read_object(request, settings)
@@ -76,7 +77,7 @@ async def _tokens(service: Service, values: dict[str, Any]) -> list[int]:
     return await off_loop(len(text), lambda: encode(text, bos=bos))
 
 
-async def detokenize(service: Service, request: web.Request) -> web.StreamResponse:
+async def detokenize(service: Service, request: Request) -> web.StreamResponse:
     """The text under SGLang's name and under vLLM's."""
     settings = service.settings
     with service.admitted_any() as served:
