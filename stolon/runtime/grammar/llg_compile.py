@@ -16,9 +16,10 @@ from ...lang.errors import InvalidRequest
 from .dfa import written
 from .dialect import Choice, parse
 from .llg import LlgGrammar
+from .llg_blame import placed
 from .llg_closing import allowed_tokens, shortest_known
 from .llg_source import BYTES, LIMITS, SPELLING, Reach, Source, first_line, refusal, speaks_of_limit
-from .llg_tags import tags_source
+from .llg_tags import check_schemas, tags_source
 from .llg_vocabulary import LlgVocabulary
 from .schema import rewrite_schema
 
@@ -39,12 +40,12 @@ _PATTERN_LIMITS = LLParserLimits(verbose_errors=False)
 
 def schema_source(text: str) -> Source:
     """Raises InvalidRequest; `code` and `param` (a JSON pointer) as `rewrite_schema` has them."""
-    plain = rewrite_schema(text, _example)
-    source = LLMatcher.grammar_from_json_schema(plain.text, overrides=SPELLING)
     try:
+        plain = rewrite_schema(text, _example)
+        source = LLMatcher.grammar_from_json_schema(plain.text, overrides=SPELLING)
         return completed(Source(source, Reach(plain.completion, plain.jump, plain.examples, plain.is_plain)))
     except InvalidRequest as error:
-        raise _as_schema_error(error) from error
+        raise placed(error, text, _example) from error
 
 
 def json_object_source() -> Source:
@@ -80,7 +81,12 @@ def lark_source(text: str) -> Source:
 
 def pieces_source(text: str) -> Source:
     """Tagged pieces of JSON. Raises InvalidRequest as `tags_source` does."""
-    return completed(tags_source(text, _example))
+    source = tags_source(text, _example)
+    try:
+        return completed(source)
+    except InvalidRequest:
+        check_schemas(text, schema_source)  # if one of them is to blame
+        raise
 
 
 def regex_source(pattern: str) -> Source:
@@ -167,13 +173,3 @@ def _example(pattern: str) -> str | None:
         else shortest_known(matcher, BYTES, _LONGEST_EXAMPLE, is_json=False, enough=_SHORT_EXAMPLE)
     )
     return None if found is None else bytes(found).decode("utf-8", "replace")
-
-
-def _as_schema_error(error: InvalidRequest) -> InvalidRequest:
-    text = str(error)
-    code = "unsupported_schema_keyword"
-    if error.code == "grammar_too_complex":
-        code = "schema_too_large"
-    elif "nsatisfiable" in text:
-        code = "unsatisfiable_schema"
-    return InvalidRequest(f"schema #: {text}", param="#", code=code)

@@ -15,6 +15,7 @@ from typing import Any, TypeGuard, cast
 from llguidance import LLMatcher
 
 from ...lang.errors import InvalidRequest
+from .llg_blame import placed
 from .llg_source import SPELLING, Reach, Source
 from .schema import PlainSchema, rewrite_schema
 
@@ -60,6 +61,22 @@ def tags_source(text: str, example: Callable[[str], str | None]) -> Source:
     marks = tuple(_mark(tag) for tag in found.tags) if found.free else ()
     reach = Reach(completion, opened, examples, all(tag.plain.is_plain for tag in found.tags), marks)
     return Source(LLMatcher.grammar_from_lark("\n".join(lines)), reach)
+
+
+def check_schemas(text: str, check: Callable[[str], object]) -> None:
+    """Raise what `check` raises for the first schema of `text` that it refuses, with the schema's path before `param`.
+
+    text: that `tags_source` has read
+    """
+    for index, tag in enumerate(json.loads(text)["tags"]):
+        try:
+            check(json.dumps(tag["schema"]))
+        except InvalidRequest as error:
+            raise _of_tag(index, error) from error
+
+
+def _of_tag(index: int, error: InvalidRequest) -> InvalidRequest:
+    return InvalidRequest(f"tag {index}: {error}", param=f"tags/{index}/schema{error.param}", code=error.code)
 
 
 def _length(plain: PlainSchema) -> int:
@@ -146,12 +163,11 @@ def _tag(found: Any, index: int, example: Callable[[str], str | None]) -> _Tag:
         raise _wrong(
             f"`begin` and `end` of tag {index} must be texts of at most {MAX_MARK} characters, `begin` not empty"
         )
+    text = json.dumps(schema)
     try:
-        return _Tag(begin, end, rewrite_schema(json.dumps(schema), example))
+        return _Tag(begin, end, rewrite_schema(text, example))
     except InvalidRequest as error:
-        raise InvalidRequest(
-            f"tag {index}: {error}", param=f"tags/{index}/schema{error.param}", code=error.code
-        ) from error
+        raise _of_tag(index, placed(error, text, example)) from error
 
 
 def _is_mark(value: Any) -> TypeGuard[str]:

@@ -16,11 +16,12 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from ...lang.errors import InvalidRequest
-from .linter import refuse, unsupported
+from .linter import refuse
 from .rewrite_keywords import plain_shapes
 from .rewrite_negation import Negation, negated
 from .rewrite_shapes import ANYTHING, EVERYTHING, All, Array, Object, Raw, Term, Union, Unsupported, meet
 from .schema_document import Document
+from .schema_places import unsupported_in
 
 MAX_SHAPES = 400
 _PROPERTIES = frozenset({"properties", "patternProperties", "required"})
@@ -124,7 +125,7 @@ class Rewriter:
                     denied = self._whole(self._inside(term, self.document.node(term)["not"], "not"), "not")
                     found = self._without(self.meet(found, plain), denied, "not")
                 except Unsupported as error:
-                    raise unsupported(self.document.place(term)[1], error.keyword, error.why) from error
+                    raise unsupported_in(self.document, term, error) from error
         return found
 
     def _raw(self, raw: Raw) -> Union:
@@ -148,7 +149,7 @@ class Rewriter:
             found = found if said_plain else self.meet(found, plain, pointer)
             return self._unevaluated(raw, node, found)
         except Unsupported as error:
-            raise unsupported(pointer, error.keyword or keyword, error.why) from error
+            raise unsupported_in(self.document, raw, error, keyword) from error
         except RecursionError as error:
             raise refuse(
                 pointer, "it is nested too deeply when its references are followed", "schema_too_large"

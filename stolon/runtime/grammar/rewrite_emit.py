@@ -12,7 +12,7 @@ from itertools import combinations, permutations
 from math import comb
 from typing import Any, cast
 
-from .linter import MAX_NODES, too_large, unsupported
+from .linter import MAX_NODES, too_large
 from .rewrite import Rewriter
 from .rewrite_scalars import number_nodes, spelled, string_nodes
 from .rewrite_shapes import (
@@ -31,6 +31,7 @@ from .rewrite_shapes import (
     both,
     searches,
 )
+from .schema_places import unsupported_in
 
 Node = dict[str, Any]
 # how many ways to choose properties, or places of items, are written out
@@ -58,6 +59,11 @@ class Emitter:
             if len(self._names) > MAX_NODES:
                 raise too_large("", "schemas that it is rewritten to", len(self._names), MAX_NODES)
         return name
+
+    @property
+    def terms(self) -> dict[str, Term]:
+        """What each definition was written for."""
+        return {name: term for term, name in self._names.items()}
 
     @property
     def patterns(self) -> list[str]:
@@ -95,21 +101,15 @@ class Emitter:
         union = self.rewriter.union(term)
         if union == ANYTHING:
             return True
-        pointer = self._pointer(term)
         # what a string is not is left out beside other shapes: less can be said then, and nothing wrong
         said = tuple(shape for shape in union if not (isinstance(shape, String) and shape.not_patterns)) or union
         try:
             return any_of([node for shape in said for node in self._shape(shape)])
         except Unsupported as error:
-            refusal = unsupported(pointer, error.keyword, error.why)
+            refusal = unsupported_in(self.rewriter.document, term, error)
             if self.rewriter.leave_out(term, refusal):
                 return False
             raise refusal from error
-
-    def _pointer(self, term: Term) -> str:
-        if isinstance(term, bool):
-            return ""
-        return self.rewriter.document.place(term.parts[0] if isinstance(term, All) else term)[1]
 
     def _shape(self, shape: Shape) -> list[Node | bool]:
         match shape:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from fractions import Fraction
 from typing import Any, cast
 
-from .linter import MAX_MULTIPLE, TYPES, too_large
+from .linter import MAX_MULTIPLE, TYPES, escaped, too_large
 from .rewrite_shapes import (
     EVERYTHING,
     Array,
@@ -166,7 +166,7 @@ def _object(document: Document, raw: Raw, node: dict[str, Any]) -> Shape:
     base, pointer = document.place(raw)
 
     def inside(keyword: str, name: str, part: Any) -> Term:
-        return document.term(part, base, f"{pointer}/{keyword}/{name}")
+        return document.term(part, base, f"{pointer}/{keyword}/{escaped(name)}")
 
     patterns = tuple((p, inside("patternProperties", p, part)) for p, part in node.get("patternProperties", {}).items())
     properties: dict[str, Term] = {}

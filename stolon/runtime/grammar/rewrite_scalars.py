@@ -14,6 +14,7 @@ _SAFE = Fraction(2**53)
 _LAST_REPEAT = re.compile(r"(.*[\])A-Za-z0-9_])\{(\d+),\d*\}", re.DOTALL)
 # a set of characters in a pattern, or an escaped character outside of one
 _SET = re.compile(r"\\.|\[(\^\]?)?(?:\\.|[^\]\\])*\]", re.DOTALL)
+_BACK_REFERENCE = re.compile(r"(?:[^\\]|^)(?:\\\\)*\\(?:[1-9]|k<)")
 _UNSPELLED = re.compile(r"[\x00-\x07\x0b\x0e-\x1f]")
 _CONTROL_ESCAPE = re.compile(r"\\(?:x[01]|x\{0*1?[0-9a-fA-F]\}|u00[01]|u\{0*1?[0-9a-fA-F]\}|c[A-Za-z]|[0-7ave])")
 
@@ -110,8 +111,10 @@ def string_nodes(shape: String) -> list[Node]:
 
 def spelled(pattern: str) -> str:
     """Without \\uXXXX (see llg_source.py) the engine would leave out a control character that a pattern asks for."""
+    if _BACK_REFERENCE.search(pattern):
+        raise Unsupported("pattern", "it refers back to one of its groups", pattern)
     if _UNSPELLED.search(pattern) or _CONTROL_ESCAPE.search(pattern):
-        raise Unsupported("pattern", "control characters that have no short escape are not spelled")
+        raise Unsupported("pattern", "control characters that have no short escape are not spelled", pattern)
     pattern = _SET.sub(_without_nul, pattern)
     # where a search ends with a repeat, the least of it is as good as more, and much less to build
     repeat = _LAST_REPEAT.fullmatch(pattern)

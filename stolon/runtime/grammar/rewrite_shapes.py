@@ -32,11 +32,14 @@ Term = Raw | All | bool
 
 
 class Unsupported(Exception):
-    """Something that cannot be expressed exactly: the keyword, and why. The caller adds the pointer."""
+    """Something that cannot be expressed exactly: the keyword, and why. The caller adds the pointer.
 
-    def __init__(self, keyword: str, why: str) -> None:
+    value: the pattern that is to blame, if one is
+    """
+
+    def __init__(self, keyword: str, why: str, value: str | None = None) -> None:
         super().__init__(f"{keyword}: {why}")
-        self.keyword, self.why = keyword, why
+        self.keyword, self.why, self.value = keyword, why, value
 
 
 def both(left: Term, right: Term) -> Term:
@@ -209,11 +212,11 @@ ANYTHING: Union = (Null(), Boolean(), Number(), String(), Array(), Object())
 def searches(pattern: str, text: str) -> bool:
     """Whether a pattern is found in a text, as ECMA-262 has it where Python's dialect agrees."""
     if "\n" in text and "$" in pattern:
-        raise Unsupported("pattern", "`$` beside a line break in a name or value means different things")
+        raise Unsupported("pattern", "`$` beside a line break in a name or value means different things", pattern)
     try:
         return re.search(pattern, text, re.ASCII) is not None
     except (re.error, RecursionError, OverflowError) as error:
-        raise Unsupported("pattern", f"it cannot be read: {error}") from error
+        raise Unsupported("pattern", f"it cannot be read: {error}", pattern) from error
 
 
 def common_multiple(left: Fraction | None, right: Fraction | None) -> Fraction | None:

@@ -23,6 +23,7 @@ class Document:
         self._keys: dict[int, int] = {}
         self._by_uri: dict[str, dict[str, Any]] = {}
         self._bases: dict[int, str] = {}
+        self._pointers: dict[int, str] = {}
         self._dynamic: dict[str, list[dict[str, Any]]] = {}
         self.has_unevaluated = False
         self.draft = _draft_of(root)
@@ -30,7 +31,10 @@ class Document:
         self.root = self.term(root, "", "")
 
     def term(self, node: Any, base: str, pointer: str) -> Term:
-        """The term of a schema found at `pointer`; `base` is the URI of the resource that it lies in."""
+        """The term of a schema that lies in the resource of the URI `base`.
+
+        pointer: where it was found; what was written in a schema's place has that of the schema
+        """
         if isinstance(node, bool):
             return node
         assert isinstance(node, dict)
@@ -38,7 +42,7 @@ class Document:
         if id(found) not in self._keys:
             self._keys[id(found)] = len(self._nodes)
             self._nodes.append(found)
-            self._places.append((self._bases.get(id(found), base), pointer))
+            self._places.append((self._bases.get(id(found), base), self._pointers.get(id(found), pointer)))
         return Raw(self._keys[id(found)])
 
     def node(self, raw: Raw) -> dict[str, Any]:
@@ -91,7 +95,7 @@ class Document:
                 base = self._bases.get(id(cast("dict[str, Any]", found)), base)
         if not isinstance(found, (dict, bool)):
             raise error
-        return self.term(found, base, path)
+        return self.term(found, base, f"{self._pointers.get(id(root), '')}{path}")
 
     def _index(self, root: Any) -> None:
         """Find the identifiers; schemas under keywords that are no schemas' have none."""
@@ -102,6 +106,7 @@ class Document:
             if not isinstance(node, dict):
                 continue
             found = cast("dict[str, Any]", node)
+            self._pointers[id(found)] = pointer
             own = found.get("$id", found.get("id") if self.draft <= 4 else None)
             if isinstance(own, str) and not (self.draft <= 7 and "$ref" in found):
                 base = self._identify(found, urljoin(base, own))
