@@ -8,7 +8,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from stolon.kernels import attention_decode, attention_extend, linear_gpu, norm, rotary, sample, silu_mul
+from stolon.kernels import attention_decode, attention_extend, likeliest, linear_gpu, norm, rotary, sample, silu_mul
 from stolon.kernels.drawing import Allowed, Bias, Draws, Penalties
 from stolon.kernels.paged import DecodeWork, ExtendWork, PagedKV
 from stolon.kernels.reference import HeadNorm, Places
@@ -37,6 +37,7 @@ def cases(*, brief: bool = False) -> Iterator[Case]:
     if brief:
         wanted = ("extend llama-8b bf16", "decode llama-8b bf16", "rotary llama-8b bf16 fp8 cache")
         wanted += ("add_rms_norm bf16", "silu_mul bf16", "linear bf16 x fp8, 1 rows", "sample bf16 with everything")
+        wanted += ("top_logprobs bf16",)
         yield from ((name, launch) for name, launch in cases() if name in wanted)
         return
     forms = [(model, kind, False) for model in MODELS for kind in KINDS] + [("llama-8b", "bf16", True)]
@@ -92,6 +93,7 @@ def _sample(kind: str) -> Iterator[Case]:
     logits = empty(16, vocab, dtype=KINDS[kind])
     yield f"sample {kind} with everything", partial(sample.sample, logits, draws)
     yield f"sample {kind} without filters", partial(sample.sample, logits, plain)
+    yield f"top_logprobs {kind}", partial(likeliest.top_logprobs, logits, number, 20)
 
 
 def _attention(model: str, kind: str, float8: bool) -> Iterator[Case]:

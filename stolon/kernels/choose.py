@@ -51,6 +51,10 @@ class Sample(Protocol):
     def __call__(self, logits: Tensor, draws: Draws) -> Drawn: ...
 
 
+class TopLogprobs(Protocol):
+    def __call__(self, logits: Tensor, normalizers: Tensor, count: int) -> tuple[Tensor, Tensor]: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Operators:
     """What each does is said in the module of its plain form: reference, reference_attention, _linear, _sample."""
@@ -63,6 +67,7 @@ class Operators:
     extend_attention: ExtendAttention
     decode_attention: DecodeAttention
     sample: Sample
+    top_logprobs: TopLogprobs
 
 
 def operators(device: Literal["cpu", "cuda"], *, deterministic: bool = False) -> Operators:
@@ -83,12 +88,13 @@ _PLAIN = Operators(
     extend_attention=reference_attention.extend_attention,
     decode_attention=reference_attention.decode_attention,
     sample=reference_sample.sample,
+    top_logprobs=reference_sample.top_logprobs,
 )
 
 
 def _triton(uniform: bool) -> Operators:
     # here, because Triton is an optional dependency, of the extra `gpu`
-    from . import attention_decode, attention_extend, linear_gpu, norm, rotary, sample, silu_mul
+    from . import attention_decode, attention_extend, likeliest, linear_gpu, norm, rotary, sample, silu_mul
 
     return Operators(
         rms_norm=norm.rms_norm,
@@ -99,4 +105,5 @@ def _triton(uniform: bool) -> Operators:
         extend_attention=partial(attention_extend.extend_attention, uniform=uniform),
         decode_attention=attention_decode.decode_attention,
         sample=sample.sample,
+        top_logprobs=likeliest.top_logprobs,
     )

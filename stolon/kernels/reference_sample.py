@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -94,9 +95,29 @@ def filter_floors(scaled: Tensor, draws: Draws) -> Tensor:
 
 
 def top_logprobs(logits: Tensor, normalizers: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """The `count` likeliest tokens of each row, likeliest first: float32 log-probabilities, int64 ids, [rows, count].
+    """The `count` likeliest tokens of each row, likeliest first, the lower id where logits are equal.
 
-    logits: [rows, vocab] as they came; normalizers: of `Drawn`. On a GPU this is torch's own selection as well.
+    logits: [rows, vocab], any float type, as they came; normalizers: of `Drawn`
+    returns: float32 log-probabilities and int32 ids, [rows, min(count, vocab)]
     """
-    values, ids = logits.float().topk(count, dim=1)
-    return values - normalizers.unsqueeze(1), ids
+    values, ids = largest(logits.float(), count)
+    return values - normalizers.unsqueeze(1), ids.int()
+
+
+def largest(values: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The `count` largest of each row, or all, and where they stand, int64; of equal ones the first come first.
+
+    values: [rows, n]. torch's own selection leaves open which of several equal ones it takes.
+    """
+    most = values.shape[1]
+    count = min(count, most)
+    found, places = values.topk(min(count + 1, most), dim=1)
+    if 0 < count < most:
+        for row in (found[:, count - 1] == found[:, count]).nonzero().squeeze(1).tolist():
+            least = found[row, count - 1]
+            above = places[row, :count][found[row, :count] != least]
+            equal = np.flatnonzero((values[row] == least).cpu().numpy())[: count - len(above)]
+            places[row, :count] = torch.cat((above, torch.from_numpy(equal).to(above.device)))
+    places = places[:, :count].sort(1).values
+    found, order = values.gather(1, places).sort(dim=1, descending=True, stable=True)
+    return found, places.gather(1, order)

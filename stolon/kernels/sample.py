@@ -16,6 +16,7 @@ from torch import Tensor
 
 from .draw import LARGEST_NOISE, SMALLEST_NOISE
 from .drawing import Drawn, Draws
+from .ordinals import from_ordinal, to_ordinal
 from .tiles import FINISH, FLOORS, SEGMENT, padded
 
 # What lies further below the largest logit never wins a draw.
@@ -187,20 +188,6 @@ def _fact(facts, row, which: tl.constexpr, SEGMENTS: tl.constexpr, PADDED: tl.co
 
 
 @triton.jit
-def _ordinal(value):
-    """Whole numbers in the order of the floats, int64."""
-    bits = value.to(tl.int32, bitcast=True)
-    return (bits ^ ((bits >> 31) & 0x7FFFFFFF)).to(tl.int64)
-
-
-@triton.jit
-def _value(ordinal):
-    """The float of an ordinal."""
-    bits = ordinal.to(tl.int32)
-    return (bits ^ ((bits >> 31) & 0x7FFFFFFF)).to(tl.float32, bitcast=True)
-
-
-@triton.jit
 def _measure(scaled, floor, best, VOCAB: tl.constexpr, BLOCK: tl.constexpr):
     """How many logits of a row are at least `floor`, and the sum of their exponentials over the largest."""
     count = tl.zeros((BLOCK,), tl.int32)
@@ -223,13 +210,13 @@ def _search(scaled, low, best, most, target, BY_COUNT: tl.constexpr, VOCAB: tl.c
     Bisection over the floats' ordinals: what is at least `under` suffices, what is at least `over` does not. It ends
     where no number, or a single logit, lies between: at about the logarithm of the distance between two logits.
     """
-    under = _ordinal(low)
-    over = _ordinal(best) + 1
+    under = to_ordinal(low)
+    over = to_ordinal(best) + 1
     left = most
     right = 0
     while (over - under > 1) & (left - right > 1):
         middle = under + (over - under) // 2
-        count, mass = _measure(scaled, _value(middle), best, VOCAB, BLOCK)
+        count, mass = _measure(scaled, from_ordinal(middle), best, VOCAB, BLOCK)
         if BY_COUNT:
             enough = count >= target
         else:
@@ -238,7 +225,7 @@ def _search(scaled, low, best, most, target, BY_COUNT: tl.constexpr, VOCAB: tl.c
         left = tl.where(enough, count, left)
         over = tl.where(enough, over, middle)
         right = tl.where(enough, right, count)
-    return _value(under)
+    return from_ordinal(under)
 
 
 @triton.jit

@@ -57,6 +57,12 @@ ROTARY = Tile(8, 1, 4, 1)
 SEGMENT = Tile(1, 4096, 8, 1)
 # The search for floors reads a row, from the second-level cache, some 15 times over with one program: all its threads.
 FLOORS = Tile(1, 8192, 32, 1)
+# The likeliest of a segment are taken out one by one, each after a maximum over its threads: with 32 keys of 64 bits a
+# thread (80 registers in all, by the compiler) only four warps wait for each other. What is kept of a segment is 20,
+# the most that a server's clients may ask for, in a power of two; a vocabulary of 152k leaves 1,216 keys to merge.
+LIKELIEST = Tile(1, 4096, 4, 1)
+LIKELIEST_KEPT = 32
+LIKELIEST_MERGE = Tile(1, 1, 4, 1)
 # A number for each segment: one warp.
 FINISH = Tile(1, 1, 1, 1)
 

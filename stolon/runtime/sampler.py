@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..kernels.draw import draw, draw_keys, first_largest
+from ..kernels.reference_sample import largest
 from ..lang.errors import EngineError, InvalidRequest
 from ..lang.types import SamplingParams, TokenLogprob
 from .sequence import RowResult, Sequence
@@ -191,11 +192,9 @@ class LogprobsAsked:
 
 def logprobs(logits: Tensor, asked: list[LogprobsAsked]) -> list[TokenLogprob]:
     """Natural-log probabilities from the model's own logits: float32 [len(asked), vocab]."""
-    rows, vocab = logits.shape
     normalizer = logits.logsumexp(1)
-    chosen = (logits[torch.arange(rows), torch.tensor([a.token for a in asked])] - normalizer).tolist()
-    width = min(max(a.top for a in asked), vocab)
-    top_values, top_ids = logits.topk(width, dim=1)
+    chosen = (logits[torch.arange(len(asked)), torch.tensor([a.token for a in asked])] - normalizer).tolist()
+    top_values, top_ids = largest(logits, max(a.top for a in asked))
     values: list[list[float]] = (top_values - normalizer.unsqueeze(1)).tolist()
     ids: list[list[int]] = top_ids.tolist()
     answers: list[TokenLogprob] = []

@@ -151,6 +151,17 @@ def test_norms_gate_and_rotary(triton: Operators, dtype: torch.dtype) -> None:
         close(got, expected)
 
 
+@every_type
+@pytest.mark.parametrize("count", [1, 5, 20, 40])
+def test_the_likeliest_are_those_of_the_plain_form(triton: Operators, dtype: torch.dtype, count: int) -> None:
+    logits = make_logits(9, 151_936, dtype)
+    normalizers = logits.float().logsumexp(1)
+    values, ids = triton.top_logprobs(logits.cuda(), normalizers.cuda(), count)
+    expected, places = reference_sample.top_logprobs(logits, normalizers, count)
+    assert torch.equal(ids.cpu(), places)
+    assert torch.equal(values.cpu(), expected)
+
+
 @pytest.mark.parametrize("vocab", [128_256, 151_936])
 def test_sample_draws_the_tokens_of_the_plain_form(triton: Operators, vocab: int) -> None:
     rows = len(FILTERS)
