@@ -14,7 +14,7 @@ from .constrained import Constrained, Form
 from .masks import Filling, MaskFiller
 from .pipeline import Landed, Pipeline, as_engine_error
 from .scheduler import Scheduler
-from .sequence import Masks, Plan, RowResult, Runner, Sequence
+from .sequence import MaskingRunner, Masks, Plan, RowResult, Sequence
 from .tokenizer import Tokenizer
 
 logger = logging.getLogger(__name__)
@@ -61,14 +61,16 @@ class EngineCore:
     overlap: begin each step before the one before has ended; outputs are the same
     """
 
-    def __init__(self, scheduler: Scheduler, runner: Runner, tokenizer: Tokenizer, *, overlap: bool = False) -> None:
+    def __init__(
+        self, scheduler: Scheduler, runner: MaskingRunner, tokenizer: Tokenizer, *, overlap: bool = False
+    ) -> None:
         self._scheduler = scheduler
         self._overlap = overlap
         self._pipeline: Pipeline | None = Pipeline(scheduler, runner, self, overlap=overlap)
         self._tokenizer = tokenizer
         self._answers: dict[int, Answer] = {}
         self._forms: dict[int, Constrained] = {}  # of those of them that have one
-        self._masks = MaskFiller()
+        self._masks = MaskFiller(runner.mask_bits)
         self._filling: Filling | None = None
         self._runs: dict[int, list[int]] = {}  # what was appended behind the tokens drawn last
 

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ..kernels.choose import operators
@@ -67,6 +69,7 @@ class CpuRunner:
             self._angles = cos_sin(torch.arange(setup.context_length), self._frequencies, flow)
         self._eos = setup.eos_token_ids
         self._drawn: list[int] = []  # by row of the step launched last, once that has sampled
+        self._bits = np.empty((0, -(-model.vocab_size // 32)), np.int32)  # of the masks of a step
 
     def _turns(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         if self._angles is None:
@@ -88,6 +91,11 @@ class CpuRunner:
         step = CpuStep(plan, wanted, hidden, decoder, self._eos)
         self._drawn = step.drawn
         return step
+
+    def mask_bits(self, rows: int) -> NDArray[np.int32]:
+        if rows > len(self._bits):
+            self._bits = np.empty((max(rows, 2 * len(self._bits)), self._bits.shape[1]), np.int32)
+        return self._bits[:rows]
 
 
 def _refuse_unsupported(config: EngineConfig) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..kernels.reference_sample import top_logprobs
+from ..kernels.choose import Operators
 from ..lang.types import TokenLogprob
 from .sampler import LogprobsAsked
 from .staging import DeviceArrays, Outbox
@@ -35,12 +35,14 @@ class Lookup:
             rows, ids = zip(*pairs, strict=True)
             self.arrays = {f"{name}.rows": np.array(rows, np.int32), f"{name}.ids": np.array(ids, np.int32)}
 
-    def find(self, logits: Tensor, normalizers: Tensor, arrays: DeviceArrays, outbox: Outbox) -> Found:
+    def find(
+        self, operators: Operators, logits: Tensor, normalizers: Tensor, arrays: DeviceArrays, outbox: Outbox
+    ) -> Found:
         """Enqueue it. logits: [len(asked), vocab], as they came; normalizers: float32 [len(asked)]"""
         top = extra = None
         if self.top:
-            values, ids = top_logprobs(logits, normalizers, min(self.top, logits.shape[1]))
-            top = outbox.put(values), outbox.put(ids.int())
+            values, ids = operators.top_logprobs(logits, normalizers, self.top)
+            top = outbox.put(values), outbox.put(ids)
         if self.arrays:
             rows = arrays.int32(f"{self._name}.rows")
             values = logits[rows, arrays.int32(f"{self._name}.ids")].float() - normalizers[rows]

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from ..kernels.drawing import Penalties
 from ..lang.types import SamplingParams
 from .accelerator import Accelerator
-from .sequence import Sequence
+from .sequence import Row, Sequence
 from .staging import DeviceArrays
 
 Arrays = dict[str, NDArray[np.int32]]
@@ -29,15 +29,35 @@ def is_penalized(params: SamplingParams) -> bool:
 
 @dataclass(slots=True, eq=False)
 class CountLine:
-    """One line of the counts.
+    """One line of the counts, from when it was last emptied on.
 
-    counted: the tokens that the device has counted there, prompt and output; whoever reads a draw adds its token
+    counted: the tokens that the device has counted there, prompt and output, as far as the host knows
+    drawing: draws that the device counts by itself and whose tokens nobody has read; whoever reads one adds its token
     """
 
     number: int
-    owner: int | None = None
     num_prompt: int = 0
     counted: array[int] = field(default_factory=lambda: array("i"))
+    drawing: int = 0
+
+    def goes_on_with(self, row: Row) -> bool:
+        """Whether what was counted is what precedes the row's draw, but for tokens that are still to be added.
+
+        A token that is being drawn may be the row's own (`source`). It may also have lost its place to a forced run:
+        then it is counted all the same, nobody knows yet which it is, and the line is of no use.
+        """
+        sequence = row.sequence
+        return (
+            self.num_prompt == sequence.num_prompt
+            and self.drawing == (row.source is not None)
+            and sequence.tokens[: len(self.counted)] == self.counted
+        )
+
+    def read(self, token: int) -> None:
+        """A draw was read; token: -1 where there was nothing to draw, which was not counted"""
+        self.drawing -= 1
+        if token >= 0:
+            self.counted.append(token)
 
 
 class TokenCounts:
@@ -52,28 +72,32 @@ class TokenCounts:
         self._device = accelerator.device
         self._counts = torch.zeros((0, vocab_size), dtype=torch.int32, device=accelerator.device)
         self._lines: dict[int, CountLine] = {}  # by owner, least recently used first
-        self._spare: list[CountLine] = []
+        self._spare: list[int] = []  # numbers of lines without an owner
 
-    def plan(self, sequences: list[Sequence]) -> tuple[Arrays, list[CountLine | None]]:
-        """What to send, and the line of each sequence; None for those without penalties."""
-        asked = [s for s in sequences if is_penalized(s.params)]
+    def plan(self, rows: list[Row]) -> tuple[Arrays, list[CountLine | None]]:
+        """What to send before these rows draw, and the line of each; None for those without penalties.
+
+        Known at launch: a token that is still being drawn is on the device, and counted there.
+        """
+        asked = [row for row in rows if is_penalized(row.sequence.params)]
         if not asked:
-            return {}, [None] * len(sequences)
-        owned = {s.id: self._use(s.id, keep=len(asked)) for s in asked}
-        lines = [owned.get(s.id) for s in sequences]
+            return {}, [None] * len(rows)
+        self._keep_lines([row.sequence.id for row in asked])
         stale: list[int] = []
-        rows: list[NDArray[np.int32]] = []
-        for sequence in asked:
-            line = owned[sequence.id]
-            if sequence.num_prompt != line.num_prompt or sequence.tokens[: len(line.counted)] != line.counted:
-                line.num_prompt, line.counted = sequence.num_prompt, array("i")
-            if not line.counted:
+        added: list[NDArray[np.int32]] = []
+        for row in asked:
+            sequence = row.sequence
+            line = self._lines[sequence.id]
+            if not line.goes_on_with(row):
+                assert row.source is None, "a token that is being drawn is counted in the line of its sequence"
+                line = self._lines[sequence.id] = CountLine(line.number, sequence.num_prompt)
                 stale.append(line.number)
             if len(line.counted) < len(sequence.tokens):
-                rows.append(_additions(line, sequence))
+                added.append(_additions(line, sequence))
                 line.counted = sequence.tokens[:]
-        found = np.concatenate(rows, 1) if rows else np.empty((3, 0), np.int32)
-        params = [s.params for s in sequences]
+        found = np.concatenate(added, 1) if added else np.empty((3, 0), np.int32)
+        lines = [self._lines.get(row.sequence.id) if is_penalized(row.sequence.params) else None for row in rows]
+        params = [row.sequence.params for row in rows]
         return {
             "count_lines": np.array([-1 if line is None else line.number for line in lines], np.int32),
             "repetition": _float_bits([p.repetition_penalty for p in params]),
@@ -85,11 +109,13 @@ class TokenCounts:
             "seen_counts": found[2],
         }, lines
 
-    def penalties(self, arrays: DeviceArrays) -> Penalties:
-        """Enqueue what was planned."""
+    def update(self, arrays: DeviceArrays) -> None:
+        """Enqueue what was planned: empty lines that begin anew, add what was sent."""
         self._counts.index_fill_(0, arrays.int32("stale").long(), 0)
         where = arrays.int32("seen_lines"), arrays.int32("seen_tokens")
         self._counts.index_put_(where, arrays.int32("seen_counts"), accumulate=True)
+
+    def penalties(self, arrays: DeviceArrays) -> Penalties:
         return Penalties(
             arrays.float32("repetition"),
             arrays.float32("frequency"),
@@ -100,27 +126,24 @@ class TokenCounts:
 
     def forget(self) -> None:
         """Nothing that was planned is sure to have been counted."""
-        for line in self._lines.values():
-            line.counted = array("i")
+        self._lines = {owner: CountLine(line.number) for owner, line in self._lines.items()}
 
-    def _use(self, owner: int, *, keep: int) -> CountLine:
-        line = self._lines.pop(owner, None)
-        if line is None:
-            if not self._spare and len(self._lines) < keep:
-                self._grow(max(keep, len(self._counts) + LINES_AT_ONCE))
-            if self._spare:
-                line = self._spare.pop()
-            else:
-                line = self._lines.pop(next(iter(self._lines)))
-            line.owner, line.counted = owner, array("i")
-        self._lines[owner] = line
-        return line
+    def _keep_lines(self, owners: list[int]) -> None:
+        """Give each of them a line of its own, those that have one theirs."""
+        known = {owner: self._lines.pop(owner) for owner in owners if owner in self._lines}
+        fresh = [owner for owner in owners if owner not in known]
+        if len(self._lines) + len(self._spare) < len(fresh):
+            self._grow(max(len(owners), len(self._counts) + LINES_AT_ONCE))
+        for owner in fresh:
+            number = self._spare.pop() if self._spare else self._lines.pop(next(iter(self._lines))).number
+            known[owner] = CountLine(number)
+        self._lines |= known
 
     def _grow(self, lines: int) -> None:
         before = len(self._counts)
         more = torch.zeros((lines - before, self._vocab), dtype=torch.int32, device=self._device)
         self._counts = torch.cat((self._counts, more))
-        self._spare = [CountLine(number) for number in range(before, lines)]
+        self._spare += range(before, lines)
 
 
 def _additions(line: CountLine, sequence: Sequence) -> NDArray[np.int32]:

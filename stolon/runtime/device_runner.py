@@ -9,7 +9,9 @@ import gc
 import logging
 import time
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from ..kernels.attention_plan import Heads
 from ..kernels.choose import operators
@@ -91,6 +93,9 @@ class DeviceRunner:
 
     def launch(self, plan: Plan) -> DeviceStep:
         return self._steps.launch(plan)
+
+    def mask_bits(self, rows: int) -> NDArray[np.int32]:
+        return self._steps.masks.open(rows)
 
 
 def choose_device_dtype(config: EngineConfig, model: ModelConfig) -> torch.dtype:

@@ -14,8 +14,10 @@ from ..kernels.choose import Operators
 from .accelerator import Accelerator
 from .device_attention import Arrays, AttentionPlans, DeviceAttention
 from .device_batch import Arranged, Size, arrange, batch_sizes, fill_batch
+from .device_masks import MaskStaging
 from .device_penalties import TokenCounts
 from .device_step import DeviceStep, Drawing
+from .device_wishes import gather_wishes
 from .graphs import DecodeGraphs, Forward
 from .kv import KVCache
 from .models.decoder import Decoder
@@ -52,14 +54,16 @@ class DeviceSteps:
         self.cache = cache
         self._model = model
         accelerator = model.accelerator
+        vocab_size = model.decoder.config.vocab_size
         self._staging = Staging(accelerator, _capacity(model))
+        self.masks = MaskStaging(accelerator, vocab_size, model.most_rows)
         self._drawing = Drawing(
             accelerator=accelerator,
             operators=model.operators,
             decoder=model.decoder,
             eos_token_ids=model.eos_token_ids,
-            staging=Staging(accelerator, 64 * model.most_rows),
-            counts=TokenCounts(accelerator, model.decoder.config.vocab_size),
+            masks=self.masks,
+            counts=TokenCounts(accelerator, vocab_size),
             drawn=torch.zeros(model.most_rows, dtype=torch.int32, device=accelerator.device),
         )
         self._drawn_at: list[int] = []  # by row of the plan launched last, the place of its draw
@@ -76,13 +80,18 @@ class DeviceSteps:
             raise
 
     def _launch(self, plan: Plan) -> DeviceStep:
-        arranged = arrange(plan)
+        arranged, drawing = arrange(plan), self._drawing
         graph = self.graphs.size_for(arranged.size.rows) if arranged.only_decodes else None
         size = arranged.size if graph is None else Size.decode(graph)
         lines, news = self._model.table.assign(arranged.plan.rows)
         arrays, shares = self._model.plans.plan(arranged, size, lines)
-        parcel = self._send(arranged, size, arrays, news)
+        wishes = gather_wishes(
+            arranged.plan, arranged.wanted, drawing.counts, drawing.eos_token_ids, drawing.decoder.config.vocab_size
+        )
+        parcel = self._send(arranged, size, arrays, news, wishes.arrays)
         self._model.table.write(parcel.device)
+        if wishes.counts:
+            drawing.counts.update(parcel.device)
         if graph is not None and self._staging.owns(parcel) and self.graphs.has(graph, shares=shares):
             hidden = self.graphs.replay(graph, shares=shares)
         elif not plan.rows:
@@ -92,18 +101,14 @@ class DeviceSteps:
         self._drawn_at = [-1] * len(plan.rows)
         for place, row in enumerate(arranged.wanted.sampling):
             self._drawn_at[arranged.order[row]] = place
-        return DeviceStep(self._drawing, arranged, parcel.device, hidden)
+        return DeviceStep(drawing, arranged, wishes, parcel.device, hidden)
 
-    def _send(self, arranged: Arranged, size: Size, arrays: Arrays, news: News) -> Parcel:
-        """The one copy of a launch. What is new in the table comes last: how much that is moves nothing else."""
-        sizes = batch_sizes(size)
-        sizes |= {name: array.size for name, array in arrays.items()}
-        sizes |= dict.fromkeys(SlotTable.ARRAYS, len(news.slots))
-        parcel = self._staging.open(Layout(sizes))
+    def _send(self, arranged: Arranged, size: Size, attention: Arrays, news: News, wishes: Arrays) -> Parcel:
+        """The one copy of a launch. What no graph reads comes last: how much that is moves nothing else."""
+        arrays = attention | dict(zip(SlotTable.ARRAYS, (news.lines, news.positions, news.slots), strict=True)) | wishes
+        parcel = self._staging.open(Layout(batch_sizes(size) | {name: array.size for name, array in arrays.items()}))
         fill_batch(parcel.host, arranged, size, self._drawn_at)
         for name, array in arrays.items():
-            parcel.host.int32(name)[:] = array
-        for name, array in zip(SlotTable.ARRAYS, (news.lines, news.positions, news.slots), strict=True):
             parcel.host.int32(name)[:] = array
         parcel.send()
         return parcel
@@ -128,16 +133,23 @@ class DeviceSteps:
         """A decode step of nothing but padding, in the buffer that never moves."""
         nobody, size = arrange(Plan([])), Size.decode(rows)
         arrays, _ = self._model.plans.plan(nobody, size, [], prefixes=shares)
-        parcel = self._send(nobody, size, arrays, News.none())
+        parcel = self._send(nobody, size, arrays, News.none(), {})
         return self._forward(parcel.device, size, shares=shares)
 
 
+# Numbers that one row may ask for in all: a token and a value for each of 1,024 biases and 128 stop tokens, 128 ids to
+# look up, and what penalties need for a few new tokens. A tenth of the row's line in the table at contexts of 32k.
+_WISHES = 2 * (1024 + 128 + 128) + 64
+
+
 def _capacity(model: DeviceModel) -> int:
-    """Numbers in the arrays of any step whose rows are new by one token each, or are prompts of not many pieces."""
+    """Numbers in the arrays of any step whose rows are new by one token each, or are prompts of not many pieces that
+    were counted up to these."""
     size = Size(*(model.most_tokens, model.most_rows, model.most_rows, model.most_rows, model.most_rows))
     planner = model.plans.planner(model.most_rows)
     attention = (4 * planner.items + 5 * planner.prefixes + 2 * model.most_rows) * len(model.plans.windows)
     tiles = 2 * (model.most_tokens + model.most_rows)
     news = 3 * 2 * model.most_tokens
+    wishes = 3 * model.most_tokens + _WISHES * model.most_rows
     padding = 1024
-    return sum(batch_sizes(size).values()) + attention + tiles + news + padding
+    return sum(batch_sizes(size).values()) + attention + tiles + news + wishes + padding

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -10,9 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .constrained import Constrained
-from .sequence import Masks, Plan, Sequence
-
-_ANYTHING = -1  # all bits
+from .sequence import ANYTHING, Masks, Plan, Sequence
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,10 +34,13 @@ class Filling:
 
 
 class MaskFiller:
-    """One buffer of bits, and one thread that fills it, for one step at a time."""
+    """One thread that fills the masks of one step at a time.
 
-    def __init__(self) -> None:
-        self._bits = np.empty((0, 0), np.int32)
+    bits: gives the memory for so many rows, as `MaskingRunner.mask_bits` does
+    """
+
+    def __init__(self, bits: Callable[[int], NDArray[np.int32]]) -> None:
+        self._bits: Callable[[int], NDArray[np.int32]] | None = bits
         self._thread: ThreadPoolExecutor | None = None  # begins with the first mask
 
     def begin(self, plan: Plan, forms: Mapping[int, Constrained]) -> Filling | None:
@@ -49,14 +50,14 @@ class MaskFiller:
             return None
         sequences = [plan.rows[i].sequence for i in rows]
         answers = [forms[sequence.id] for sequence in sequences]
-        if len(rows) > len(self._bits):
-            self._bits = np.empty((max(len(rows), 2 * len(self._bits)), answers[0].form.words), np.int32)
-        masks = Masks(rows, self._bits[: len(rows)])
+        assert self._bits is not None, "a mask after close"
+        masks = Masks(rows, self._bits(len(rows)))
         if self._thread is None:
             self._thread = ThreadPoolExecutor(1, "stolon-masks")
         return Filling(masks, self._thread.submit(_fill, masks.bits, sequences, answers))
 
     def close(self) -> None:
+        self._bits = None  # it holds the model
         if self._thread is not None:
             self._thread.shutdown()
 
@@ -67,6 +68,6 @@ def _fill(bits: NDArray[np.int32], sequences: list[Sequence], answers: list[Cons
         try:
             answer.fill(row, sequence.params.max_tokens - sequence.num_output)
         except Exception as error:  # whatever it is, it is the fault of this answer alone
-            row[:] = _ANYTHING
+            row[:] = ANYTHING
             faults.append(Fault(sequence, error))
     return faults

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from ..lang.errors import InvalidRequest
 from .accelerator import Accelerator, cuda_accelerator, usable_gpu
@@ -70,6 +72,9 @@ class ModelRunner:
         """Begin the forward pass. A row's own fault will be its result's error, any other fails the step."""
         with out_of_memory():
             return MemoryGuarded(self._runner.launch(plan))
+
+    def mask_bits(self, rows: int) -> NDArray[np.int32]:
+        return self._runner.mask_bits(rows)
 
 
 def resolve(config: EngineConfig) -> EngineConfig:

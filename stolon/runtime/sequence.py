@@ -147,12 +147,16 @@ class RowResult:
     error: Exception | None = None
 
 
+ANYTHING = -1  # all bits of a mask's word
+
+
 @dataclass(slots=True)
 class Masks:
     """What the constrained rows of a plan may draw.
 
     rows: indices into Plan.rows, of rows that sample
-    bits: int32 [len(rows), words]; bit i % 32 of word i // 32 says whether token i may come, and what is beyond may not
+    bits: int32 [len(rows), words], what `mask_bits` gave last, filled; bit i % 32 of word i // 32 says whether token i
+        may come, and what is beyond may not
     """
 
     rows: list[int]
@@ -182,4 +186,13 @@ class Runner(Protocol):
     def launch(self, plan: Plan) -> Step:
         """Begin the forward pass; need not wait. An exception fails the whole step. What rows say of slots and
         positions is read here and may change afterwards."""
+        ...
+
+
+class MaskingRunner(Runner, Protocol):
+    """One whose steps can be held to masks."""
+
+    def mask_bits(self, rows: int) -> NDArray[np.int32]:
+        """Where to write the masks of the next step that has any: int32 [rows, words], of any content. The device may
+        copy from there, so nothing else is to be made of it. Waits until an earlier step has read it."""
         ...

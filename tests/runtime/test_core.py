@@ -12,8 +12,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
 from stolon.lang.errors import EngineError, InvalidRequest, OverloadedError
 from stolon.lang.types import Delta, SamplingParams
@@ -22,7 +24,7 @@ from stolon.runtime.engine import Engine
 from stolon.runtime.loop import EngineThread
 from stolon.runtime.runner import ModelRunner
 from stolon.runtime.scheduler import Scheduler
-from stolon.runtime.sequence import Masks, Plan, RowResult, Runner, Step
+from stolon.runtime.sequence import MaskingRunner, Masks, Plan, RowResult, Step
 from stolon.runtime.tokenizer import Tokenizer
 from tests.runtime.answers import answer, config_of, engine_of, random_prompt, token_texts
 
@@ -34,13 +36,16 @@ PARAMS = SamplingParams(max_tokens=10, temperature=0, ignore_eos=True)
 class FaultyRunner:
     """A real runner and a fault that befalls it: `fault` may change the results of a step, or raise."""
 
-    runner: Runner
+    runner: MaskingRunner
     fault: Callable[[Plan, list[RowResult]], None]
     steps: int = 0
 
     def launch(self, plan: Plan) -> Step:
         self.steps += 1
         return FaultyStep(self, plan, self.runner.launch(plan))
+
+    def mask_bits(self, rows: int) -> NDArray[np.int32]:
+        return self.runner.mask_bits(rows)
 
 
 @dataclass
@@ -311,7 +316,9 @@ async def test_a_failed_step_leaves_the_thread_at_work(tiny_checkpoint: Path, ca
             raise MemoryError
 
     assert engine._core._pipeline is not None
-    engine._core._pipeline._runner = FaultyRunner(engine._core._pipeline._runner, fail_once)
+    runner = engine._core._pipeline._runner
+    assert isinstance(runner, ModelRunner)
+    engine._core._pipeline._runner = FaultyRunner(runner, fail_once)
     with pytest.raises(EngineError, match="MemoryError"):
         await answer(engine, PROMPTS[1], PARAMS)
     assert token_texts([await answer(engine, PROMPTS[0], PARAMS)]) == clean

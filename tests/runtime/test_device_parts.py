@@ -11,20 +11,21 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from safetensors.torch import save_file
 
-from stolon.kernels.drawing import Draws
+from stolon.kernels.drawing import Draws, Penalties
 from stolon.kernels.reference_sample import scale_logits
 from stolon.lang.errors import CheckpointError
 from stolon.lang.types import SamplingParams
 from stolon.runtime.accelerator import HostAccelerator
-from stolon.runtime.device_penalties import TokenCounts
-from stolon.runtime.device_step import send
+from stolon.runtime.device_masks import MaskStaging
+from stolon.runtime.device_penalties import CountLine, TokenCounts
 from stolon.runtime.graphs import DecodeGraphs, bucket_sizes
 from stolon.runtime.sampler import sample
-from stolon.runtime.sequence import Row, Sequence
+from stolon.runtime.sequence import Masks, Row, Sequence
 from stolon.runtime.slot_table import SlotTable
-from stolon.runtime.staging import Layout, Outbox, Staging
+from stolon.runtime.staging import DeviceArrays, Layout, Outbox, Staging
 from stolon.runtime.weights import Checkpoint
 from stolon.runtime.weights_random import RandomWeights
 from stolon.runtime.weights_upload import Uploader
@@ -39,6 +40,14 @@ def sequence(id: int, tokens: list[int], num_prompt: int, **params: Any) -> Sequ
         seed=0,
         slots=np.empty(64, np.int32),
     )
+
+
+def send(staging: Staging, arrays: dict[str, NDArray[np.int32]]) -> DeviceArrays:
+    parcel = staging.open(Layout({name: array.size for name, array in arrays.items()}))
+    for name, numbers in arrays.items():
+        parcel.host.int32(name)[:] = numbers
+    parcel.send()
+    return parcel.device
 
 
 # -- staging
@@ -133,61 +142,131 @@ def test_a_sequence_that_goes_on_sends_one_slot_a_step() -> None:
 # -- counts for penalties
 
 VOCAB = 40
+KINDS: list[dict[str, Any]] = [
+    {"repetition_penalty": 1.3},
+    {"frequency_penalty": 0.7, "presence_penalty": -0.2},
+    {},
+    {"repetition_penalty": 0.8, "frequency_penalty": 1.0},
+    {"presence_penalty": 2.0},
+]
+
+
+class Counted:
+    """Sequences with and without penalties, of which steps draw tokens at random; a step may be launched before the
+    one before was read, and tells then where its tokens come from."""
+
+    def __init__(self, seed: int) -> None:
+        self.rng = np.random.default_rng(seed)
+        self.counts, self.staging = TokenCounts(HostAccelerator(), VOCAB), Staging(HostAccelerator(), 16)
+        self.sequences = [sequence(i, self.tokens(5), 3, temperature=0, **kind) for i, kind in enumerate(KINDS)]
+        self.flight: list[tuple[Row, CountLine | None, int]] = []
+
+    def tokens(self, count: int) -> list[int]:
+        return self.rng.integers(0, VOCAB, count).tolist()
+
+    def step(self, asked: list[int], forced: set[int], *, overlap: bool) -> None:
+        """forced: sequences to which something else happens than the draw of the step before this one"""
+        if not overlap:
+            self.land(forced)
+            for one in (self.sequences[i] for i in forced if i % 2):
+                one.tokens[-1] = (one.tokens[-1] + 1) % VOCAB
+        # the rows whose draws are their sequences' next tokens
+        source = {row.sequence.id: i for i, (row, _, _) in enumerate(self.flight) if row.draws_next}
+        rows: list[Row] = []
+        for one in (self.sequences[i] for i in asked):
+            end = len(one.tokens)
+            drawing = source.get(one.id)
+            rows.append(Row(one, end if drawing is not None else end - 1, 1, True, drawing))
+        planned, lines = self.counts.plan(rows)
+        arrays = send(self.staging, planned)
+        if planned:
+            self.counts.update(arrays)
+        if overlap:
+            self.land(forced)
+        self.draw(rows, lines, self.counts.penalties(arrays) if planned else None)
+
+    def draw(self, rows: list[Row], lines: list[CountLine | None], penalties: Penalties | None) -> None:
+        """Penalties of rows whose draw counts are those of the CPU."""
+        logits = torch.from_numpy(self.rng.normal(size=(len(rows), VOCAB)).astype(np.float32) * 3)
+        if rows:
+            ones, zeros = torch.ones(len(rows)), torch.zeros(len(rows))
+            keys = torch.zeros((len(rows), 2), dtype=torch.int32)
+            draws = Draws(zeros, zeros.int(), ones, zeros, keys, penalties=penalties)
+            found = scale_logits(logits, draws).argmax(1).tolist()
+            expected = sample(logits.clone(), [row.sequence for row in rows], frozenset())
+            for row, token, result in zip(rows, found, expected, strict=True):
+                assert token == result.token or not row.draws_next
+        for row, line in zip(rows, lines, strict=True):
+            if line is not None and row.draws_next:
+                assert self.counts._counts[line.number].tolist() == counted_anew(row.sequence)
+        self.flight = list(zip(rows, lines, self.tokens(len(rows)), strict=True))
+        for _, line, token in self.flight:
+            if line is not None:  # as the kernel counts its draw
+                self.counts._counts[line.number, token] += 2
+                line.drawing += 1
+
+    def land(self, forced: set[int]) -> None:
+        for row, line, token in self.flight:
+            one = row.sequence
+            if line is not None:
+                line.read(token)
+            if row.draws_next:
+                one.tokens.append(token)
+                if one.id in forced:
+                    one.tokens.extend(self.tokens(2))
+        self.flight = []
+
+
+def counted_anew(one: Sequence) -> list[int]:
+    prompt, output = one.tokens[: one.num_prompt], one.tokens[one.num_prompt :]
+    return [2 * output.count(token) + (token in prompt) for token in range(VOCAB)]
 
 
 @settings(deadline=None, max_examples=40)
 @given(
     st.lists(
-        st.lists(
-            st.tuples(st.integers(0, 4), st.sampled_from(["draw", "force", "rewrite"])),
-            max_size=3,
-            unique_by=lambda t: t[0],
-        ),
-        max_size=10,
+        st.tuples(st.lists(st.integers(0, 4), max_size=4, unique=True), st.sets(st.integers(0, 4)), st.booleans()),
+        max_size=12,
     ),
     st.integers(0, 2**32 - 1),
 )
-def test_penalties_from_counts_are_those_of_the_cpu(steps: list[list[tuple[int, str]]], seed: int) -> None:
-    """Sequences draw tokens, are given others, or come to say something else; some have no penalties."""
-    rng = np.random.default_rng(seed)
-    accelerator = HostAccelerator()
-    counts, staging = TokenCounts(accelerator, VOCAB), Staging(accelerator, 16)
-    kinds: list[dict[str, Any]] = [
-        {"repetition_penalty": 1.3},
-        {"frequency_penalty": 0.7, "presence_penalty": -0.2},
-        {},
-        {"repetition_penalty": 0.8, "frequency_penalty": 1.0},
-        {"presence_penalty": 2.0},
-    ]
-    sequences = [
-        sequence(i, rng.integers(0, VOCAB, 5).tolist(), 3, temperature=0, **kind) for i, kind in enumerate(kinds)
-    ]
-    for step in steps:
-        asked = [sequences[i] for i, _ in step]
-        planned, lines = counts.plan(asked)
-        logits = torch.from_numpy(rng.normal(size=(len(asked), VOCAB)).astype(np.float32) * 3)
-        expected = sample(logits.clone(), asked, frozenset())
-        penalties = counts.penalties(send(staging, planned)) if planned else None
-        if asked:
-            ones, zeros = torch.ones(len(asked)), torch.zeros(len(asked))
-            draws = Draws(
-                zeros, zeros.int(), ones, zeros, torch.zeros((len(asked), 2), dtype=torch.int32), penalties=penalties
-            )
-            found = scale_logits(logits, draws).argmax(1).tolist()
-            assert found == [result.token for result in expected]
-        for (i, event), line in zip(step, lines, strict=True):
-            token = int(rng.integers(0, VOCAB))
-            if line is not None:
-                # what the kernel does with its draw, and whoever reads it
-                counts._counts[line.number, token] += 2
-                line.counted.append(token)
-            match event:
-                case "draw":
-                    sequences[i].tokens.append(token)
-                case "force":
-                    sequences[i].tokens.extend([token, *rng.integers(0, VOCAB, 2).tolist()])
-                case _:
-                    sequences[i].tokens[-1] = (sequences[i].tokens[-1] + 1) % VOCAB
+def test_penalties_from_counts_are_those_of_the_cpu(steps: list[tuple[list[int], set[int], bool]], seed: int) -> None:
+    counted = Counted(seed)
+    for asked, forced, overlap in steps:
+        counted.step(asked, forced, overlap=overlap)
+
+
+def test_a_sequence_that_draws_token_by_token_sends_nothing_to_be_counted() -> None:
+    """Neither where each step is read before the next, nor where it is not; a forced run sends it all again."""
+    counted = Counted(0)
+    counted.step([0], set(), overlap=False)
+    line = counted.counts._lines[0]
+    for overlap in (False, True):
+        for _ in range(4):
+            counted.step([0], set(), overlap=overlap)
+            assert counted.counts._lines[0] is line
+    counted.step([0], {0}, overlap=True)
+    counted.step([0], set(), overlap=True)
+    assert counted.counts._lines[0] is not line
+
+
+# -- masks
+
+
+def test_masks_are_sent_from_where_they_were_filled() -> None:
+    """Rows 3 and 0 of a plan, in a step that draws for its rows 0, 2 and 3."""
+    staging = MaskStaging(HostAccelerator(), 70, most_rows=5)
+    for seed in range(3):
+        bits = staging.open(2)
+        bits[:] = np.random.default_rng(seed).integers(-(2**31), 2**31, (2, 3))
+        allowed = staging.send(Masks([3, 0], bits), [0, 2, 3])
+        assert allowed.lines.tolist() == [1, -1, 0]
+        assert allowed.bits.tolist() == bits.tolist()
+        with pytest.raises(AssertionError, match="sent once"):
+            staging.send(Masks([3, 0], bits), [0, 2, 3])
+    staging.open(1)
+    with pytest.raises(AssertionError, match="filled where"):
+        staging.send(Masks([0], np.zeros((1, 3), np.int32)), [0])
 
 
 # -- graphs

@@ -130,7 +130,8 @@ def test_prefixes_read_once_give_the_same_text(tmp_path: Path) -> None:
 def test_a_mask_leaves_what_it_allows(runner: ModelRunner) -> None:
     driver = Driver(runner)
     rows = [driver.sequence(prompt, room=2) for prompt in random_prompts([9, 1, 20])]
-    bits = np.zeros((2, 15), np.int32)
+    bits = runner.mask_bits(2)
+    bits[:] = 0
     bits[0, 100 // 32] = 1 << (100 % 32)
     bits[1, 479 // 32] = np.int32(-(2**31))
     plan = Plan([Row(s, 0, len(s.tokens), True) for s in rows])
@@ -141,7 +142,9 @@ def test_a_mask_leaves_what_it_allows(runner: ModelRunner) -> None:
     (_, free, _) = make_alone(runner, rows)
     assert tokens[1] == free
     step = runner.launch(plan)
-    step.sample(Masks([1], np.zeros((1, 15), np.int32)))
+    nothing = Masks([1], runner.mask_bits(1))
+    nothing.bits[:] = 0
+    step.sample(nothing)
     results = step.results()
     assert isinstance(results[1].error, EngineError)
     assert results[1].error.code == "no_token_allowed"
@@ -177,12 +180,15 @@ def test_parameters_that_name_no_token_fail_their_row_alone(runner: ModelRunner)
     assert all(isinstance(result.error, InvalidRequest) for result in wrong)
 
 
-def test_a_step_launched_before_the_last_one_has_answered_takes_its_ids_on_the_device(folder: Path) -> None:
+@pytest.mark.parametrize("first", range(len(PARAMS)))
+def test_a_step_launched_before_the_last_one_has_answered_takes_its_ids_on_the_device(folder: Path, first: int) -> None:
+    """And all else that is asked for, penalties of the ids that it does not know yet among it."""
     prompts = random_prompts([20, 21, 22])
-    expected = [generate_alone(folder, prompt) for prompt in prompts]
+    params = [PARAMS[(first + i) % len(PARAMS)] for i in range(3)]
+    expected = [generate_alone(folder, prompt, **own) for prompt, own in zip(prompts, params, strict=True)]
     runner = make_device_runner(folder)
     driver = Driver(runner)
-    sequences = [driver.sequence(prompt, room=9) for prompt in prompts]
+    sequences = [driver.sequence(prompt, room=9, **own) for prompt, own in zip(prompts, params, strict=True)]
     plan = Plan([Row(s, 0, len(s.tokens), True) for s in sequences])
     step = runner.launch(plan)
     step.sample(None)
@@ -207,9 +213,9 @@ def take(plan: Plan, results: list[RowResult]) -> None:
         row.sequence.tokens.append(result.token)
 
 
-def generate_alone(folder: Path, prompt: list[int]) -> list[int]:
+def generate_alone(folder: Path, prompt: list[int], **params: Any) -> list[int]:
     driver = Driver(make_runner(folder))
-    return driver.generate([driver.sequence(prompt, room=9)], 9)[0]
+    return driver.generate([driver.sequence(prompt, room=9, **params)], 9)[0]
 
 
 def log_probabilities(folder: Path, **settings: Any) -> torch.Tensor:

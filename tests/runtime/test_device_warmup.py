@@ -14,7 +14,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
@@ -23,8 +22,8 @@ from stolon.runtime import device_runner
 from stolon.runtime.accelerator import HostAccelerator
 from stolon.runtime.config import EngineConfig, SchedulerConfig
 from stolon.runtime.runner import ModelRunner
-from stolon.runtime.sequence import Masks, Plan, Row, Sequence, SharedPrefix
-from tests.runtime.families import VOCAB, Driver, make_family, random_prompts
+from stolon.runtime.sequence import ANYTHING, Masks, Plan, Row, Sequence, SharedPrefix
+from tests.runtime.families import Driver, make_family, random_prompts
 
 interpreter = pytest.importorskip("triton.runtime.interpreter", reason="needs Triton, of the extra `gpu`")
 
@@ -49,6 +48,8 @@ def noted(variants: set[Variant]) -> Iterator[None]:
     def note(self: Any, *args: Any, grid: Any, warmup: bool, **kwargs: Any) -> None:
         parameters = inspect.signature(self.fn).parameters
         named = dict(zip(parameters, args, strict=False)) | kwargs
+        for name in self.kwargs["do_not_specialize"] or ():
+            named[name] = type(named[name])
         facts = [
             (name, value if name not in parameters or "constexpr" in str(parameters[name].annotation) else kind(value))
             for name, value in sorted(named.items())
@@ -87,6 +88,8 @@ PARAMS: list[dict[str, Any]] = [
     {"min_tokens": 9, "stop_token_ids": (9,)},
     {"logprobs": 3, "logprob_token_ids": (3, 4)},
     {"logprobs": 0},
+    {"logprobs": 1},
+    {"logprobs": 16},
     {"prompt_logprobs": 2},
 ]
 
@@ -161,7 +164,8 @@ def step(runner: ModelRunner, sequences: list[Sequence], rng: random.Random, *, 
     sampling = [i for i, row in enumerate(plan.rows) if row.samples]
     if masked and sampling:
         chosen = sampling[:: rng.choice([1, 2])]
-        masks = Masks(chosen, np.full((len(chosen), VOCAB // 32), -1, np.int32))
+        masks = Masks(chosen, runner.mask_bits(len(chosen)))
+        masks.bits[:] = ANYTHING
     launched.sample(masks)
     for row, result in zip(plan.rows, launched.results(), strict=True):
         row.sequence.computed += row.length

@@ -25,7 +25,7 @@ from stolon.runtime.accelerator import HostAccelerator
 from stolon.runtime.core import EngineCore
 from stolon.runtime.engine import Engine
 from stolon.runtime.scheduler import Scheduler
-from stolon.runtime.sequence import Runner
+from stolon.runtime.sequence import MaskingRunner
 from stolon.runtime.tokenizer import Tokenizer
 from tests.runtime.answers import GREEDY, SEEDED, Answer, answer, answers, engine_of, random_prompt
 
@@ -87,7 +87,7 @@ def host(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("stolon.runtime.runner.cuda_accelerator", HostAccelerator)
 
 
-def overlapping(scheduler: Scheduler, runner: Runner, tokenizer: Tokenizer, *, overlap: bool) -> EngineCore:
+def overlapping(scheduler: Scheduler, runner: MaskingRunner, tokenizer: Tokenizer, *, overlap: bool) -> EngineCore:
     """The CPU's own path, with steps begun before the ones before have landed."""
     assert not overlap
     return EngineCore(scheduler, runner, tokenizer, overlap=True)
