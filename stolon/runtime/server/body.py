@@ -24,11 +24,17 @@ async def read_object(request: Request, settings: ServerConfig) -> JsonObject:
     Raises HttpError: 408 if it does not arrive in time, 413 if it is too large (also after decompression), 415 if it
     is not declared as JSON, 400 for whatever is not strict JSON.
     """
+    if request.headers.get("Content-Type") != "application/json":
+        _check_declared(request)
+    return parse(await _read(request, settings.body_limit_bytes, settings.body_timeout_s))
+
+
+def _check_declared(request: Request) -> None:
+    """Raises HttpError unless the body is said to be JSON in UTF-8."""
     if request.content_type != "application/json":
         raise HttpError(415, "unsupported_media_type", "send the body as Content-Type: application/json")
     if (request.charset or "utf-8").lower().replace("_", "-") not in ("utf-8", "utf8", "us-ascii"):
         raise _not_json("body must be UTF-8")
-    return parse(await _read(request, settings.body_limit_bytes, settings.body_timeout_s))
 
 
 async def _read(request: Request, limit_bytes: int, timeout_s: float) -> bytes:

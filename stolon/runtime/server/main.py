@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import gc
 import ipaddress
 import logging
 import os
@@ -127,6 +128,8 @@ async def _serve(settings: ServerConfig, config: EngineConfig, sock: socket.sock
     try:
         engine, embedder = await asyncio.to_thread(load, config)
         service.serve(engine, embedder=embedder)
+        # what is there now stays: no collection of garbage need look at it again
+        gc.freeze()
         stop = StopSignals()
         _say(service.served.memory_report)
         _say(f"ready: {_url(sock)} serves {service.served.model_name}")

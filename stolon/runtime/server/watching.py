@@ -42,9 +42,15 @@ def watched(engine: Engine, meters: Measures | None, settings: ServerConfig) -> 
 
 
 class _Watched:
-    """Everything but `generate` is the engine's own."""
+    """Everything but `generate` is the engine's own. What each request asks for and never changes is at hand."""
 
     def __init__(self, engine: Engine, meters: Measures | None, level: int | None) -> None:
+        self.tokenizer, self.chat = engine.tokenizer, engine.chat
+        self.model_name, self.vocab_size, self.context_length = (
+            engine.model_name,
+            engine.vocab_size,
+            engine.context_length,
+        )
         self._engine = engine
         self._meters = meters
         self._level = level
