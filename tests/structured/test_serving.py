@@ -47,11 +47,12 @@ def plain(tiny_checkpoint: Path) -> list[list[Answer]]:
 
     async def one_by_one() -> list[list[Answer]]:
         engine = engine_of(tiny_checkpoint, jump_forward=False, radix_cache=False)
-        asked = list(zip(family_prompts(len(FORMS)), FORMS, strict=True))
-        found: list[list[Answer]] = []
-        for params in (replace(GREEDY, max_tokens=90), SAMPLED):
-            # a list of lists of awaited things is no Python of 3.10
-            found.append([await answer(engine, prompt, params, constraint=form) for prompt, form in asked])
+
+        async def in_turn(params: SamplingParams) -> list[Answer]:
+            asked = zip(family_prompts(len(FORMS)), FORMS, strict=True)
+            return [await answer(engine, prompt, params, constraint=form) for prompt, form in asked]
+
+        found = [await in_turn(params) for params in (replace(GREEDY, max_tokens=90), SAMPLED)]
         await engine.close()
         return found
 
