@@ -58,6 +58,26 @@ CALL = {
 }  # fmt: skip
 
 
+LOOK_UP, NOW, REMIND = (
+    {"begin": f'<call>\n{{"name": "{name}", "arguments": ', "schema": schema, "end": "}\n</call>"}
+    for name, schema in {
+        "look_up": CALL["schema"],
+        "now": {"type": "object", "properties": {}, "additionalProperties": False},
+        "remind_me": {
+            "type": "object",
+            "properties": {"at": {"type": "string", "minLength": 16}, "of": {"enum": ["tea"]}},
+            "required": ["at", "of"],
+            "additionalProperties": False,
+        },
+    }.items()
+)
+SHORTEST = {
+    "look_up": '<call>\n{"name": "look_up", "arguments": {"q": ""}}\n</call>',
+    "now": '<call>\n{"name": "now", "arguments": {}}\n</call>',
+    "remind_me": '<call>\n{"name": "remind_me", "arguments": {"at": "aaaaaaaaaaaaaaaa", "of": "tea"}}\n</call>',
+}  # fmt: skip
+
+
 def draw(said: Words, grammar: Grammar, budget: int, chance: random.Random) -> str:
     """An answer drawn by chance; fails where it does not end within the budget."""
     matcher = grammar.matcher()
@@ -145,3 +165,33 @@ def test_all_letters_stay_legal_in_a_free_string_near_the_end() -> None:
     assert all(row[id // 32] >> (id % 32) & 1 for id in plain)
     matcher.fill_mask(row, 1)
     assert not any(row[id // 32] >> (id % 32) & 1 for id in plain)
+
+
+@pytest.mark.parametrize("kind", ["bytes", "byte-level", "byte fallback"])
+@pytest.mark.parametrize("free", [True, False])
+@pytest.mark.parametrize("name", SHORTEST)
+def test_a_budget_that_just_holds_a_call_keeps_it_open(name: str, free: bool, kind: str) -> None:
+    said = words(kind)
+    text = {"tags": [LOOK_UP, NOW, REMIND], "free": free, "least": 1, "most": None, "separator": ""}
+    matcher = said.grammar(Constraint("tags", json.dumps(text))).matcher()
+    tokens = said.encode(SHORTEST[name])
+    assert matcher.distance() <= len(tokens)
+    for place, token in enumerate(tokens):
+        assert token in said.allowed(matcher, len(tokens) - place), said.texts[token]
+        matcher.advance(token)
+    assert matcher.is_accepting
+
+
+@pytest.mark.parametrize("name", SHORTEST)
+def test_a_call_that_may_be_made_is_open_as_long_as_it_fits(name: str) -> None:
+    said = words("byte-level")
+    text = {"tags": [LOOK_UP, NOW, REMIND], "free": True, "least": 0, "most": None, "separator": ""}
+    matcher = said.grammar(Constraint("tags", json.dumps(text))).matcher()
+    before = said.encode("So be it. ")
+    for token in before:
+        matcher.advance(token)
+    tokens = said.encode(SHORTEST[name])
+    for place, token in enumerate(tokens):
+        assert token in said.allowed(matcher, len(tokens) - place), said.texts[token]
+        matcher.advance(token)
+    assert matcher.is_accepting

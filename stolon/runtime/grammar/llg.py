@@ -23,6 +23,7 @@ from ...lang.errors import EngineError, InvalidRequest
 from .llg_closing import Trials, allowed_tokens, shortest_known
 from .llg_source import LIMITS, Reach, Source, first_line, refusal, speaks_of_limit
 from .llg_vocabulary import FEW_OPENINGS, LlgVocabulary, bit_row
+from .llg_ways import Ways
 
 # a completion longer than this is not looked for
 LONGEST_COMPLETION = 16_384
@@ -62,6 +63,7 @@ class LlgGrammar:
         encoded = [json.dumps(text, ensure_ascii=False)[1:] for text in reach.examples]
         self.hints = [vocabulary.tokenizer.tokenize_str(text) for text in encoded]
         self.is_json = reach.is_json
+        self.ways = Ways(reach.ways, vocabulary)
         self.completion = self._whole(reach.completion)
         opened = self._opened(reach)
         self.jump = FEW_OPENINGS * opened
@@ -225,9 +227,11 @@ class LlgMatcher:
         """Find a completion of the present state within the budget, if the one at hand is another state's or longer."""
         if not self._strayed and len(self._known) <= budget:
             return
-        found = self._trials().tail([], self._known, budget)
+        trials, grammar = self._trials(), self._grammar
+        found = trials.tail([], self._known, budget)
         if found is None:
-            grammar = self._grammar
+            found = self._along(trials, [], grammar.ways.rests(self._said), budget)
+        if found is None:
             most = min(budget, LONGEST_COMPLETION)
             found = shortest_known(
                 self._state,
@@ -285,16 +289,30 @@ class LlgMatcher:
         """
         kept = {self._known[0]: self._known[1:]} if self._known else {}
         ends = set(self._grammar.vocabulary.tokenizer.eos_tokens)
-        trials = self._trials()
-        for token in map(int, allowed[:_TRIED]):
+        trials, ways = self._trials(), self._grammar.ways
+        rests = ways.rests(self._said)
+        first = [token for token in ways.first_tokens(rests) if token in allowed[np.searchsorted(allowed, token) :][:1]]
+        for token in dict.fromkeys((*first, *map(int, allowed[:_TRIED]))):
             if token in ends or token in kept:
                 continue
             if trials.spent >= _TRIED_WORK:
                 break
             completion = trials.tail([token], self._known, budget - 1)
+            if completion is None:
+                completion = self._along(trials, [token], rests, budget - 1)
             if completion is not None:
                 kept[token] = completion
         return kept
+
+    def _along(self, trials: Trials, begin: list[int], rests: Sequence[bytes], most: int) -> list[int] | None:
+        """What follows `begin` on one of the ways, if that is at most so many tokens and leads to an end."""
+        text = b"".join(self._grammar.vocabulary.texts[token] for token in begin)
+        for rest in rests:
+            if rest.startswith(text):
+                tokens = self._grammar.ways.tokens(rest[len(text) :])
+                if len(tokens) <= most and trials.lead_to_end([*begin, *tokens]):
+                    return tokens
+        return None
 
     def _trials(self) -> Trials:
         return Trials(self._state, self._grammar.vocabulary.tokenizer.eos_tokens[0])

@@ -86,14 +86,15 @@ class Trials:
         """The tail of `known`, of at most `most` tokens, that leads to an end behind `begin`, if one is soon found:
         none of it if that is an end, else the longest.
         """
-        if self._is_whole([*begin]):
+        if self.lead_to_end([*begin]):
             return []
         for start in range(max(0, len(known) - most), min(len(known), _TAILS)):
-            if self._is_whole([*begin, *known[start:]]):
+            if self.lead_to_end([*begin, *known[start:]]):
                 return known[start:]
         return None
 
-    def _is_whole(self, tokens: list[int]) -> bool:
+    def lead_to_end(self, tokens: list[int]) -> bool:
+        """Whether they are legal, and an end behind them is."""
         if not tokens:
             return self._state.is_accepting()
         return (len(tokens) < _PROBE or self._are_legal(tokens[:_PROBE])) and self._are_legal([*tokens, self._end])

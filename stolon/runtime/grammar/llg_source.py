@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -32,6 +33,7 @@ class Reach:
 
     completion: text of a whole answer, if one is known; jump: bytes by which one opened value may move the end
     examples: texts with which a string may be ended where it must have a pattern
+    ways: texts of whole pieces, each of which should stay open as long as it fits
     plain: whether strings have no patterns, so that letters inside them never move the end
     marks: where text is free, what ends it; is_json: whether answers are JSON, perhaps between marks
     """
@@ -42,6 +44,7 @@ class Reach:
     plain: bool = False
     marks: tuple[str, ...] = ()
     is_json: bool = True
+    ways: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -59,7 +59,8 @@ def tags_source(text: str, example: Callable[[str], str | None]) -> Source:
     opened = max(len(f"{tag.begin}{tag.end}{found.separator}") + _length(tag.plain) for tag in found.tags)
     examples = tuple(text for tag in found.tags for text in tag.plain.examples)
     marks = tuple(_mark(tag) for tag in found.tags) if found.free else ()
-    reach = Reach(completion, opened, examples, all(tag.plain.is_plain for tag in found.tags), marks)
+    is_plain = all(tag.plain.is_plain for tag in found.tags)
+    reach = Reach(completion, opened, examples, is_plain, marks, ways=tuple(dict.fromkeys(pieces)))
     return Source(LLMatcher.grammar_from_lark("\n".join(lines)), reach)
 
 

@@ -58,6 +58,7 @@ class LlgVocabulary:
         self.ends_string[:] = [token[:1] == b'"' for token in tokens]
         self.only_closes = self.closing_rank < 0
         self.texts = tokens  # empty for what is no text
+        self.ids = described.ids
         self.canonical = None if encode is None else Canonical(tokens, encode)
         self._plain: dict[bytes, NDArray[np.int32]] = {}
         self.openings = max((_openings(token) for token in tokens), default=1)
@@ -91,8 +92,8 @@ class _Described:
         self.eos_token_id = eos_ids[0]
         self.special_token_ids = special_ids
         self._encode = encode
-        self._ids = {token: id for id, token in reversed(list(enumerate(tokens))) if token}
-        self._longest = max(map(len, self._ids), default=0)
+        self.ids = {token: id for id, token in reversed(list(enumerate(tokens))) if token}
+        self._longest = max(map(len, self.ids), default=0)
 
     def __call__(self, text: bytes | str) -> list[int]:
         said = text.encode() if isinstance(text, str) else text
@@ -107,9 +108,9 @@ class _Described:
         at = 0
         while at < len(text):
             sizes = range(min(self._longest, len(text) - at), 0, -1)
-            size = next((size for size in sizes if text[at : at + size] in self._ids), 0)
+            size = next((size for size in sizes if text[at : at + size] in self.ids), 0)
             if size:
-                found.append(self._ids[text[at : at + size]])
+                found.append(self.ids[text[at : at + size]])
             at += size or 1
         return found
 
