@@ -30,7 +30,7 @@ def test_new_tokens_attend_causally_to_their_own_sequence(window: int | None, un
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
-@pytest.mark.parametrize("head_dim", [64, 80, 128, 256])
+@pytest.mark.parametrize("head_dim", [64, 80, 96, 128, 256])
 def test_every_head_size_and_type_extends(head_dim: int, dtype: torch.dtype) -> None:
     case = make_case([(3, 130), (33, 40)], head_dim=head_dim, dtype=dtype, heads=(4, 1))
     check(extend_attention(case.query, case.cache, case.extend_work()), case)
@@ -95,6 +95,20 @@ def test_groups_of_their_own_prefixes_decode_together() -> None:
 def test_nothing_is_launched_for_no_tokens() -> None:
     case = make_case([(0, 5)])
     assert extend_attention(case.query, case.cache, case.extend_work()).shape == case.query.shape
+
+
+def test_a_row_has_the_same_bits_among_1_7_and_64_where_that_is_asked_for() -> None:
+    contexts = [1 + 7 * row % 30 for row in range(64)]
+    contexts[5] = 140
+    case = make_case([(1, context) for context in contexts], dtype=torch.bfloat16, heads=(2, 1))
+    found: list[Tensor] = []
+    for rows in ([5], [1, 9, 3, 5, 40, 2, 63], range(64)):
+        chosen = list(rows)
+        some = Case([case.rows[row] for row in chosen], case.heads, case.query[chosen], case.cache, case.lines[chosen])
+        got = extend_attention(some.query, some.cache, some.extend_work(), uniform=True)
+        found.append(got[chosen.index(5)])
+    assert all(torch.equal(bits, found[0]) for bits in found)
+    torch.testing.assert_close(found[0].double(), case.expected()[5], rtol=0, atol=TOLERANCE[torch.bfloat16])
 
 
 def test_a_chunk_gives_the_bits_that_the_whole_prompt_gives_where_that_is_asked_for() -> None:

@@ -125,6 +125,14 @@ def test_sharing_pays_for_long_prefixes_and_many_rows_only() -> None:
     assert not planner.pays(Shared([3], 100_000))
 
 
+@pytest.mark.parametrize(("length", "rows"), [(32, 64), (1000, 2), (16_384, 64), (32_768, 2), (4096, 1)])
+def test_what_pays_is_shared_unasked_and_what_does_not_never_is(length: int, rows: int) -> None:
+    planner = DecodePlanner(64, LLAMA_8B, H200)
+    group = Shared(range(rows), length)
+    plan = planner.plan(np.full(64, length + 100, np.int32), [group])
+    assert (plan.prefixes is not None) == planner.pays(group)
+
+
 def test_a_window_that_cuts_the_prefix_forbids_sharing() -> None:
     planner = DecodePlanner(2, LLAMA_8B, SLOW)
     contexts, shared = np.array([1200, 1100], np.int32), [Shared([0, 1], 1000)]

@@ -68,7 +68,9 @@ def rotate(write: Rotary, qkv: Tensor, places: Places, normed: HeadNorm | None, 
 
 @every_type
 @pytest.mark.parametrize("normed", [False, True])
-@pytest.mark.parametrize(("heads", "kv_heads", "head_dim"), [(4, 2, 64), (7, 1, 80), (3, 3, 96), (16, 8, 128)])
+@pytest.mark.parametrize(
+    ("heads", "kv_heads", "head_dim"), [(4, 2, 64), (7, 1, 80), (3, 3, 96), (16, 8, 128), (2, 1, 256)]
+)
 def test_rotary_write(heads: int, kv_heads: int, head_dim: int, normed: bool, dtype: torch.dtype) -> None:
     qkv = random(4, heads + 2 * kv_heads, head_dim, dtype=dtype)
     weight = HeadNorm(random(heads + kv_heads, head_dim, dtype=dtype).contiguous(), 1e-5) if normed else None
@@ -76,6 +78,15 @@ def test_rotary_write(heads: int, kv_heads: int, head_dim: int, normed: bool, dt
     got = rotate(rotary.rotary_write, qkv, places, weight, kv_heads)
     for one, expected in zip(got, rotate(reference.rotary_write, qkv, places, weight, kv_heads), strict=True):
         close(one, expected)
+
+
+def test_no_tokens_are_no_work() -> None:
+    nowhere = torch.zeros(0, dtype=torch.int64)
+    query, keys, values = rotate(rotary.rotary_write, torch.zeros(0, 8, 64), Places(nowhere, nowhere), None, 2)
+    assert query.shape == (0, 4, 64)
+    assert (torch.cat((keys, values)) == 0.5).all()
+    nobody = torch.zeros(0, 64)
+    assert [len(x) for x in norm.add_rms_norm(nobody, nobody.clone(), torch.ones(64), 1e-5)] == [0, 0]
 
 
 def test_a_float8_cache_gets_numbers_over_its_scales_within_its_range() -> None:

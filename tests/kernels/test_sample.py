@@ -51,7 +51,7 @@ def test_rows_draw_as_in_the_plain_form(first_key: int) -> None:
     check(sample.sample(logits, draws), reference_sample.sample(logits, draws))
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("vocab", [40, 4096, 4097])
 def test_any_vocabulary_and_type_without_filters(vocab: int, dtype: torch.dtype) -> None:
     logits = make_logits(3, vocab, dtype)

@@ -18,7 +18,7 @@ from stolon.kernels.drawing import Draws, Penalties
 from stolon.kernels.reference_sample import scale_logits
 from stolon.lang.errors import CheckpointError
 from stolon.lang.types import SamplingParams
-from stolon.runtime.accelerator import HostAccelerator
+from stolon.runtime.accelerator import HostAccelerator, Marker
 from stolon.runtime.device_masks import MaskStaging
 from stolon.runtime.device_penalties import CountLine, TokenCounts
 from stolon.runtime.graphs import DecodeGraphs, bucket_sizes
@@ -70,6 +70,40 @@ def test_arrays_begin_where_a_wide_load_can_and_floats_keep_their_bits() -> None
     parcel.host.float32("c")[:] = [0.1, -np.inf]
     parcel.send()
     assert parcel.device.float32("c").tolist() == [np.float32(0.1), -np.inf]
+
+
+class Queue(HostAccelerator):
+    """Notes which of its places in the queue of work were waited for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.marked = 0
+        self.waited: list[int] = []
+
+    def mark(self) -> Marker:
+        self.marked += 1
+        return Place(self, self.marked)
+
+
+class Place:
+    def __init__(self, queue: Queue, number: int) -> None:
+        self._queue, self._number = queue, number
+
+    def wait(self) -> None:
+        self._queue.waited.append(self._number)
+
+
+def test_a_host_buffer_is_filled_again_only_when_its_last_copy_is_done() -> None:
+    queue = Queue()
+    staging = Staging(queue, 16)
+    for step in range(1, 6):
+        parcel = staging.open(Layout({"a": 4}))
+        assert queue.waited == list(range(1, step - 1))  # two buffers in turn
+        parcel.send()
+    staging.open(Layout({"a": 4}))  # not sent, so there is nothing to wait for
+    staging.open(Layout({"a": 4}))
+    staging.open(Layout({"a": 4}))
+    assert queue.waited == [1, 2, 3, 4, 5]
 
 
 def test_an_outbox_gives_back_what_was_put_in() -> None:

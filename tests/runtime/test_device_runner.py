@@ -295,22 +295,24 @@ def test_what_steps_take_is_left_out_of_the_cache_and_the_report_says_so(folder:
         ModelRunner(dataclasses.replace(config, kv_tokens=60_000), accelerator=Measured())
 
 
-def test_a_step_that_fails_leaves_the_next_ones_right(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    runner = make_device_runner(folder)
+@pytest.mark.parametrize("part", ["hidden", "head"])
+def test_a_step_that_fails_leaves_the_next_ones_right(folder: Path, part: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In its forward pass, or in its draws, when what penalties need is counted already."""
+    runner = make_device_runner(folder, cuda_graph=False)
     (prompt,) = random_prompts([20])
-    expected = generate_alone(folder, prompt)
+    expected = generate_alone(folder, prompt, repetition_penalty=1.3)
     driver = Driver(runner)
-    sequence = driver.sequence(prompt, room=9, repetition_penalty=1.0)
+    sequence = driver.sequence(prompt, room=9, repetition_penalty=1.3)
     driver.step([sequence])
-    hidden = runner.decoder.hidden
+    works = getattr(runner.decoder, part)
 
     def failing(*_: Any) -> torch.Tensor:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     for _ in range(2):
-        monkeypatch.setattr(runner.decoder, "hidden", failing)
+        monkeypatch.setattr(runner.decoder, part, failing)
         with pytest.raises(OutOfMemory):
-            runner.launch(Plan([Row(sequence, sequence.computed, 1, True)]))
-        monkeypatch.setattr(runner.decoder, "hidden", hidden)
+            runner.launch(Plan([Row(sequence, sequence.computed, 1, True)])).sample(None)
+        monkeypatch.setattr(runner.decoder, part, works)
         driver.step([sequence])
     assert driver.generate([sequence], 9)[0] == expected
