@@ -15,7 +15,8 @@ import pytest
 from stolon.runtime.config import EngineConfig, SchedulerConfig
 from stolon.runtime.server.flags import _GROUPS, parse
 from stolon.runtime.server.flags_foreign import FOREIGN
-from stolon.runtime.server.main import _Ascii, main
+from stolon.runtime.server.logs import Ascii
+from stolon.runtime.server.main import main
 from stolon.runtime.server.settings import ServerConfig
 
 MODEL = ["--model-path", "somewhere"]
@@ -239,4 +240,4 @@ def test_flags_are_checked_without_torch_and_a_missing_model_is_one_line(tmp_pat
 
 def test_log_lines_are_ascii_and_cannot_steer_a_terminal() -> None:
     record = logging.LogRecord("x", logging.INFO, "f", 1, "a\u2028b\x1b[31m %s", ("ü\x85\r",), None)
-    assert _Ascii("%(message)s").format(record) == "a\\u2028b\\x1b[31m \\xfc\\x85\\x0d"
+    assert Ascii("%(message)s").format(record) == "a\\u2028b\\x1b[31m \\xfc\\x85\\x0d"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import resource
@@ -9,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import termios
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -21,6 +23,7 @@ import psutil
 import pytest
 
 ROOT = Path(__file__).parents[2]
+SET_PIPE_SIZE = 1031  # fcntl.F_SETPIPE_SZ
 
 
 @dataclass
@@ -98,13 +101,19 @@ def test_a_full_disk_under_the_log_and_too_few_descriptors_stop_nobody(tiny_chec
             assert server.popen.wait(20) == 0
 
 
-def test_readers_of_the_output_may_leave_and_a_stopped_process_goes_on(tiny_checkpoint: Path) -> None:
-    """Both pipes are closed by their reader; then the process is stopped for a while, and killed."""
-    with started(tiny_checkpoint, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as server:
+def test_readers_of_the_output_may_not_read_or_leave_and_a_stopped_process_goes_on(tiny_checkpoint: Path) -> None:
+    """The log's pipe is full; both pipes are closed by their reader; the process is stopped for a while, and killed."""
+    reader, writer = os.pipe()
+    room = fcntl.fcntl(writer, SET_PIPE_SIZE, 4096)
+    with started(tiny_checkpoint, stdout=subprocess.PIPE, stderr=writer) as server:
+        os.close(writer)
+        for _ in range(60):  # each makes a line of the log
+            assert server.is_healthy()
+        written = int.from_bytes(fcntl.ioctl(reader, termios.FIONREAD, b"...."), sys.byteorder)
+        assert written > room - 200, "the pipe is not full, and shows nothing"
         assert server.popen.stdout is not None
-        assert server.popen.stderr is not None
         server.popen.stdout.close()
-        server.popen.stderr.close()
+        os.close(reader)
         before = server.post("Once", seed=3)
         server.popen.send_signal(signal.SIGSTOP)
         with pytest.raises(OSError, match="timed out"):

@@ -148,6 +148,11 @@ async def test_a_failure_of_one_request_by_name_is_told(server: Running) -> None
     server.engine.failure = EngineError("the engine failed at this request: OSError('/home/x/y.py')")
     async with server.http.post(TEXT, json=GOOD[TEXT]) as reply:
         await refused(reply, 500, "internal_error", None)
+    # of too much at once: a later try may go well
+    server.engine.failure = EngineError("no memory left", code="out_of_memory")
+    async with server.http.post(TEXT, json=GOOD[TEXT]) as reply:
+        await refused(reply, 503, "out_of_memory", None)
+        assert int(reply.headers["Retry-After"]) >= 1
 
 
 async def test_while_draining_old_requests_end_and_new_ones_are_refused(start: StartServer) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 from typing import Any
@@ -15,6 +16,7 @@ from tests.server.conftest import Running, StartServer
 from tests.server.expected import CHAT, EMBED, TEXT
 from tests.server.fake import FakeEngine
 from tests.server.fake_embedder import FakeEmbedder
+from tests.server.raw import until
 
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 
@@ -130,3 +132,48 @@ async def test_what_goes_wrong_is_named(start: StartServer, caplog: pytest.LogCa
         assert reply.status == 500
     (entry,) = entries(caplog)
     assert (entry["outcome"], entry["completion_tokens"], entry["finish"]) == ("ValueError", 1, [])
+
+
+@pytest.mark.parametrize("level", [0, 2])
+async def test_work_that_writes_no_text_has_a_line_of_its_own(
+    start: StartServer, caplog: pytest.LogCaptureFixture, level: int
+) -> None:
+    caplog.set_level(logging.INFO)
+    server = await start(log_requests=True, log_requests_level=level)
+    embeds = await start(embedder=FakeEmbedder(), log_requests=True, log_requests_level=level)
+    embed_input = {"model": embeds.service.served.model_name, "input": ["ab", "c"]}
+    for each, path, body, kind, texts in (
+        (server, "/tokenize", {"prompt": "CANARY"}, "tokenize", 1),
+        (server, "/detokenize", {"tokens": [67, 68]}, "detokenize", 1),
+        (server, "/score", {"text": "a", "options": ["b", "cd"]}, "score", 2),
+        (embeds, EMBED, embed_input, "embed", 2),
+        (embeds, "/rerank", {"query": "a", "documents": ["b", "c"]}, "embed", 3),
+        (embeds, "/v1/score", {"text_1": "a", "text_2": "b"}, "embed", 2),
+    ):
+        caplog.clear()
+        async with each.http.post(path, json=body, headers={"X-Request-Id": "mine"}) as reply:
+            assert reply.status == 200, await reply.text()
+        (entry,) = entries(caplog)
+        assert (entry["request_id"], entry["kind"], entry["outcome"]) == ("mine", kind, "done")
+        assert entry["texts"] == texts
+        assert entry["prompt_tokens"] >= texts
+        assert entry["ms"] >= 0
+        assert len(entry.get("prompts", ())) == (texts if level == 2 else 0)
+        assert ("CANARY" in caplog.text) == (level == 2 and kind == "tokenize")
+        assert "sampling" not in entry
+
+
+async def test_work_that_fails_or_is_left_is_named_in_the_log(
+    start: StartServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    embedder = FakeEmbedder()
+    server = await start(embedder=embedder, log_requests=True)
+    async with server.http.post(EMBED, json={"model": "fake", "input": "x" * 65}) as reply:
+        assert reply.status == 400
+    embedder.hold.clear()
+    asked = asyncio.create_task(server.http.post(EMBED, json={"model": "fake", "input": "x"}))
+    await until(lambda: embedder.running == 1)
+    asked.cancel()
+    await until(lambda: embedder.running == 0)
+    assert [entry["outcome"] for entry in entries(caplog)] == ["ContextLengthError", "abort"]

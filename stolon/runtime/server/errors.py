@@ -73,6 +73,8 @@ def from_exception(error: Exception) -> HttpError | None:
             return unavailable(str(error))
         case EngineError(code="engine_error"):
             return None  # its text is for the log
+        case EngineError(code="out_of_memory"):
+            return unavailable(str(error), error.code)  # of too much at once: the next may fit
         case EngineError():
             return HttpError(500, error.code, str(error))
         case _:

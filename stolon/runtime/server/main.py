@@ -18,14 +18,13 @@ from typing import TYPE_CHECKING
 from ...lang.errors import InvalidRequest, StolonError
 from .. import limits
 from ..config import EngineConfig
-from . import auth
+from . import auth, logs
 from .app import App
 from .connection import listen
 from .flags import PROGRAM, parse
 from .service import Service
 from .settings import ServerConfig
 from .stopping import StopSignals, until_stopped
-from .watching import REQUESTS
 
 if TYPE_CHECKING:
     from ..embed import EmbeddingEngine
@@ -45,13 +44,13 @@ class CannotStart(Exception):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Serve until told to stop; returns the exit status. Flags and port are checked before torch is imported."""
     settings, config = parse(arguments)
-    _configure_logging(settings)
     try:
-        keys = _keys(settings)
-        sock = _bound_socket(settings, has_key=keys.user is not None)
-        # while the model is being loaded there is nothing to finish: a signal may end the process at once
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
-        return asyncio.run(_serve(settings, config, sock, keys))
+        with logs.to_stderr(settings):
+            keys = _keys(settings)
+            sock = _bound_socket(settings, has_key=keys.user is not None)
+            # while the model is being loaded there is nothing to finish: a signal may end the process at once
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+            return asyncio.run(_serve(settings, config, sock, keys))
     except CannotStart as error:
         print(f"{PROGRAM}: error: {error}", file=sys.stderr)
         return error.status
@@ -179,23 +178,3 @@ def _not_installed(error: ImportError) -> CannotStart:
 def _url(sock: socket.socket) -> str:
     host, port = sock.getsockname()[:2]
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-
-
-def _configure_logging(settings: ServerConfig) -> None:
-    handler = logging.StreamHandler()
-    handler.setFormatter(_Ascii("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    logging.basicConfig(level=settings.log_level.upper(), handlers=[handler])
-    if settings.log_requests:
-        plain = logging.StreamHandler()
-        plain.setFormatter(logging.Formatter("%(message)s"))
-        REQUESTS.addHandler(plain)
-        REQUESTS.setLevel(logging.INFO)
-        REQUESTS.propagate = False
-
-
-class _Ascii(logging.Formatter):
-    """What clients wrote must not steer a terminal or start a line of its own."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        text = super().format(record).encode("ascii", "backslashreplace").decode()
-        return "".join(c if c.isprintable() or c == "\n" else f"\\x{ord(c):02x}" for c in text)

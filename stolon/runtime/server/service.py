@@ -14,7 +14,7 @@ from ...lang.errors import EngineClosedError, EngineError
 from ...lang.types import Delta, SamplingParams
 from .errors import HttpError, from_exception, internal, shutting_down, unavailable
 from .settings import ServerConfig
-from .watching import watched
+from .watching import watched, watched_embedder
 
 if TYPE_CHECKING:  # these need torch and numpy, and a server says what is wrong with its flags before it loads them
     from ..embed_loop import Vectors
@@ -146,7 +146,7 @@ class Service:
     def serve(self, engine: Engine | None = None, *, embedder: Embedder | None = None) -> None:
         """Loading is over."""
         self._engine = None if engine is None else watched(engine, self.meters, self.settings)
-        self._embedder = embedder
+        self._embedder = None if embedder is None else watched_embedder(embedder, self.settings)
 
     @property
     def is_loading(self) -> bool:

@@ -39,7 +39,7 @@ class ServerConfig:
     )
     log_level: LogLevel = field(default="info", metadata=flag("least severity that is logged", "--uvicorn-log-level"))
     log_requests: bool = field(
-        default=False, metadata=flag("log each answer as a line of JSON on stderr", "--enable-log-requests")
+        default=False, metadata=flag("log each piece of work as a line of JSON on stderr", "--enable-log-requests")
     )
     log_requests_level: int = field(
         default=0, metadata=flag("0: counts and times; 1: sampling too; 2: texts up to 2048 characters; 3: whole texts")
@@ -58,3 +58,8 @@ class ServerConfig:
         metadata=flag("age of the engine's last sign of life at which /health fails", "--watchdog-timeout"),
     )
     body_limit_bytes: int = field(default=limits.BODY_BYTES, metadata=flag("largest request body"))
+
+    @property
+    def request_log(self) -> int | None:
+        """How much the log of requests says; None: there is none."""
+        return self.log_requests_level if self.log_requests else None

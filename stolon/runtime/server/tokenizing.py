@@ -18,6 +18,7 @@ from .prompts import check_model, encode_chat
 from .request import Request
 from .sampling import UNSUPPORTED
 from .service import Service
+from .watching import noted
 
 TOKENIZE_BODY = object_of(
     {
@@ -52,7 +53,9 @@ async def tokenize(service: Service, request: Request) -> web.StreamResponse:
         if "model" in found:
             check_model(found, served)
         values = TOKENIZE_BODY("", found)
-        tokens = await _tokens(service, values)
+        with noted(settings.request_log, "tokenize", served.tokenizer) as texts:
+            tokens = await _tokens(service, values)
+            texts.append(tokens)
         whole: JsonObject = {"tokens": tokens, "count": len(tokens), "max_model_len": served.context_length}
         if values.get("return_token_strs", False):
             whole["token_strs"] = [served.tokenizer.token_text(token) for token in tokens]
@@ -87,5 +90,7 @@ async def detokenize(service: Service, request: Request) -> web.StreamResponse:
         values = detokenize_body(served.vocab_size)("", found)
         tokens: list[int] = values["tokens"]
         skip = values.get("skip_special_tokens", True)
-        text = await off_loop(len(tokens), lambda: served.tokenizer.decode(tokens, skip_special_tokens=skip))
+        with noted(settings.request_log, "detokenize", served.tokenizer) as texts:
+            texts.append(tokens)
+            text = await off_loop(len(tokens), lambda: served.tokenizer.decode(tokens, skip_special_tokens=skip))
         return web.Response(body=wire.dumps({"text": text, "prompt": text}), content_type="application/json")

@@ -1,4 +1,4 @@
-"""An engine under observation: what is measured of each prompt's answers, and what the request log says of them."""
+"""Engines under observation: what is measured of each prompt's answers, and what the request log says of all work."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import dataclasses
 import json
 import logging
 import time
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Generator, Sequence
+from contextlib import aclosing, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, cast
@@ -16,7 +16,9 @@ from ...lang.types import Delta, SamplingParams, Usage
 from .settings import ServerConfig
 
 if TYPE_CHECKING:
-    from .service import Engine
+    from ..embed_loop import Vectors
+    from ..packed import Tokens
+    from .service import Embedder, Engine, Tokenizer
 
 REQUESTS = logging.getLogger("stolon.requests")
 SHORT = 2048  # characters of a text at level 2
@@ -35,14 +37,56 @@ class Measures(Protocol):
 
 def watched(engine: Engine, meters: Measures | None, settings: ServerConfig) -> Engine:
     """`engine`, or one in front of it that measures and logs, if anybody wants that."""
-    level = settings.log_requests_level if settings.log_requests else None
+    level = settings.request_log
     if meters is None and level is None:
         return engine
     return cast("Engine", _Watched(engine, meters, level))
 
 
+def watched_embedder(embedder: Embedder, settings: ServerConfig) -> Embedder:
+    """`embedder`, or one in front of it that logs."""
+    level = settings.request_log
+    return embedder if level is None else cast("Embedder", _WatchedEmbedder(embedder, level))
+
+
+@contextmanager
+def noted(level: int | None, kind: str, tokenizer: Tokenizer) -> Generator[list[Sequence[int]]]:
+    """A line of the request log about the work of the block, which is any but to write text.
+
+    level: None: there is no such log. The block adds the texts that it read, as tokens.
+    """
+    texts: list[Sequence[int]] = []
+    if level is None:
+        yield texts
+        return
+    began_s, outcome = time.monotonic(), "abort"
+    try:
+        yield texts
+        outcome = "done"
+    except Exception as error:
+        outcome = type(error).__name__
+        raise
+    finally:
+        entry: dict[str, Any] = {
+            "time": round(time.time(), 3),
+            "request_id": request_id.get(),
+            "kind": kind,
+            "outcome": outcome,
+            "ms": round((time.monotonic() - began_s) * 1000, 1),
+            "texts": len(texts),
+            "prompt_tokens": sum(map(len, texts)),
+        }
+        if level >= 2:
+            entry["prompts"] = [_shown(tokenizer, ids, level) for ids in texts]
+        REQUESTS.info("%s", _line(entry))
+
+
+def _shown(tokenizer: Tokenizer, ids: Sequence[int], level: int) -> str:
+    return tokenizer.decode(ids, skip_special_tokens=False)[: SHORT if level == 2 else None]
+
+
 class _Watched:
-    """Everything but `generate` is the engine's own. What each request asks for and never changes is at hand."""
+    """All but `generate` and `score` is the engine's own. What each request asks for and never changes is at hand."""
 
     def __init__(self, engine: Engine, meters: Measures | None, level: int | None) -> None:
         self.tokenizer, self.chat = engine.tokenizer, engine.chat
@@ -57,6 +101,11 @@ class _Watched:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._engine, name)
+
+    async def score(self, token_lists: Sequence[Sequence[int]], start: int, **options: Any) -> list[tuple[float, ...]]:
+        with noted(self._level, "score", self.tokenizer) as texts:
+            texts += token_lists
+            return await self._engine.score(token_lists, start, **options)
 
     async def generate(
         self, prompt_ids: Sequence[int], params: SamplingParams, **options: Any
@@ -96,10 +145,25 @@ class _Watched:
             entry["sampling"] = {n: v for n, v in changed.items() if v != getattr(_DEFAULTS, n)}
         if self._level and self._level >= 2:
             most = SHORT if self._level == 2 else None
-            text = self._engine.tokenizer.decode(prompt_ids, skip_special_tokens=False)
-            entry["prompt"] = text[:most]
+            entry["prompt"] = _shown(self.tokenizer, prompt_ids, self._level)
             entry["answers"] = ["".join(parts)[:most] for parts in seen.texts.values()]
         return entry
+
+
+class _WatchedEmbedder:
+    """All but `embed` is the engine's own."""
+
+    def __init__(self, embedder: Embedder, level: int) -> None:
+        self._embedder = embedder
+        self._level = level
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._embedder, name)
+
+    async def embed(self, texts: Sequence[Tokens], **options: Any) -> Vectors:
+        with noted(self._level, "embed", self._embedder.tokenizer) as read:
+            read += [text.ids for text in texts]
+            return await self._embedder.embed(texts, **options)
 
 
 @dataclass(slots=True)
