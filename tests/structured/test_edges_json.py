@@ -37,6 +37,7 @@ SCHEMAS: dict[str, tuple[Any, list[Any]]] = {
         {"type": "string", "pattern": "^a*$", "minLength": 2, "maxLength": 3}, ["a", "aa", "aaaa", "ab"]
     ),
     "sets without a quote": ({"type": "string", "pattern": '^[^"]*$'}, ["", "a\n", "\\", '"', 'a"b', "\t"]),
+    "sets with DEL": ({"type": "string", "pattern": "^[\\x20-\\x7f][a\x7f]b$"}, ["xab", "xb", '"ab', "\\ab"]),
     "sets without a backslash": (
         {"type": "string", "pattern": r"^(?:[^\\\n]|[^]\\]x)$"}, ["a", '"', "\\", "\n", "]", "ax", "]x", "\\x", '"x']
     ),
@@ -221,6 +222,8 @@ def test_a_tree_may_be_fifty_deep() -> None:
         ({"multipleOf": 99_999_989, "type": "integer"}, "schema_too_large"),
         ({"$ref": "https://example.com/a.json"}, "unresolvable_ref"),
         ({"$ref": "#"}, "unresolvable_ref"),
+        ({"const": "a\x7fb"}, "unsupported_schema_keyword"),
+        ({"type": "string", "pattern": "^a\\x7Fb$"}, "unsupported_schema_keyword"),
         ({"type": "array", "uniqueItems": True}, "unsupported_schema_keyword"),
         (False, "unsatisfiable_schema"),
     ],
@@ -233,7 +236,7 @@ def test_what_cannot_be_held_is_refused_and_not_dropped(found: Any, code: str) -
 
 def test_an_error_of_the_engine_is_no_end() -> None:
     said = words("bytes")
-    matcher = said.grammar(schema({"type": "integer"})).matcher()
+    matcher = said.grammar(schema({"type": "integer"}), "llguidance").matcher()
     matcher.advance(ord("1"))
     assert matcher.is_accepting
     with pytest.raises(EngineError):

@@ -17,6 +17,8 @@ _SET = re.compile(r"\\.|\[(\^\]?)?(?:\\.|[^\]\\])*\]", re.DOTALL)
 _BACK_REFERENCE = re.compile(r"(?:[^\\]|^)(?:\\\\)*\\(?:[1-9]|k<)")
 _UNSPELLED = re.compile(r"[\x00-\x07\x0b\x0e-\x1f]")
 _CONTROL_ESCAPE = re.compile(r"\\(?:x[01]|x\{0*1?[0-9a-fA-F]\}|u00[01]|u\{0*1?[0-9a-fA-F]\}|c[A-Za-z]|[0-7ave])")
+# which no short escape says either, and which llguidance leaves out of a text where it stands alone
+_DEL = re.compile(r"\x7f|\\(?:x7f|x\{0*7f\}|u007f|u\{0*7f\})", re.IGNORECASE)
 
 
 def number_nodes(shape: Number) -> list[Node]:
@@ -89,7 +91,7 @@ def string_nodes(shape: String) -> list[Node]:
         raise Unsupported("format", f"{refused[0]!r} is a format that the engine cannot enforce")
     if shape.not_patterns:
         raise Unsupported("not", "strings without a pattern in them cannot be enumerated")
-    if any(_UNSPELLED.search(value) for value in shape.values or ()):
+    if any(_UNSPELLED.search(value) or "\x7f" in value for value in shape.values or ()):
         raise Unsupported("enum", "control characters that have no short escape are not spelled")
     rules: list[Node] = [{"pattern": spelled(pattern)} for pattern in shape.patterns]
     rules += [{"pattern": PATTERNS[name]} if name in PATTERNS else {"format": name} for name in shape.formats]
@@ -113,7 +115,8 @@ def spelled(pattern: str) -> str:
     """Without \\uXXXX (see llg_source.py) the engine would leave out a control character that a pattern asks for."""
     if _BACK_REFERENCE.search(pattern):
         raise Unsupported("pattern", "it refers back to one of its groups", pattern)
-    if _UNSPELLED.search(pattern) or _CONTROL_ESCAPE.search(pattern):
+    outside = _SET.sub(lambda found: found[0] if found[0].startswith("\\") else "", pattern)
+    if _UNSPELLED.search(pattern) or _CONTROL_ESCAPE.search(pattern) or _DEL.search(outside):
         raise Unsupported("pattern", "control characters that have no short escape are not spelled", pattern)
     pattern = _SET.sub(_without_nul, pattern)
     # where a search ends with a repeat, the least of it is as good as more, and much less to build
