@@ -49,7 +49,7 @@ class AutomatonGrammar:
         self._lock = Lock()
         if dfa.start == 0:
             raise InvalidRequest("the constraint allows no answer at all; loosen it", code="grammar_empty")
-        self._trie = ClassTrie(vocabulary, dfa.byte_class)
+        self._trie = ClassTrie(vocabulary, dfa.byte_class, dfa.pairs())
         self.distances, self.is_exact = token_distances(dfa, self._trie)
         if self.distances[dfa.start] == UNREACHABLE:
             raise InvalidRequest(

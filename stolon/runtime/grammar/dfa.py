@@ -64,6 +64,15 @@ class Dfa:
     def size_bytes(self) -> int:
         return self.table.nbytes + self.accepting.nbytes + self.byte_class.nbytes
 
+    def pairs(self) -> NDArray[np.bool_]:
+        """bool [classes, classes]: which classes can follow which, in any state; row 0: which there are."""
+        legal = self.table != 0
+        found = np.zeros((legal.shape[1], legal.shape[1]), np.bool_)
+        found[0] = legal.any(axis=0)
+        for one in range(1, len(found)):
+            found[one] = legal[np.unique(self.table[:, one])].any(axis=0)
+        return found
+
     def step(self, state: int, text: bytes) -> int:
         """The state after `text`; 0 is dead."""
         table, byte_class = self.table, self.byte_class
@@ -76,7 +85,7 @@ def regex_dfa(pattern: str) -> Dfa:
     """The automaton of the texts that `re.fullmatch` takes. Raises InvalidRequest as `parse` and `estimate` do."""
     tree = parse(pattern)
     if tree == Choice(()):
-        return _trimmed(np.zeros((1, 256), np.int32), np.zeros(1, np.bool_), 0)
+        return trimmed(np.zeros((1, 256), np.int32), np.zeros(1, np.bool_), 0)
     texts = _plain_texts(tree)
     if texts is not None and max(map(len, texts)) * 4 <= MAX_CHOICE_LENGTH:
         return choices_dfa(texts)
@@ -102,7 +111,7 @@ def regex_dfa(pattern: str) -> Dfa:
         passed, start = start, int(table[start, byte])
         table[passed] = 0
     ended[0] = False
-    return _trimmed(table, ended[after_end], start)
+    return trimmed(table, ended[after_end], start)
 
 
 def choices_dfa(options: Sequence[str]) -> Dfa:
@@ -222,7 +231,7 @@ def written(node: Node) -> str:
             raise AssertionError("parse takes anchors away")
 
 
-def _trimmed(table: Ints, accepting: NDArray[np.bool_], start: int) -> Dfa:
+def trimmed(table: Ints, accepting: NDArray[np.bool_], start: int) -> Dfa:
     """table: [states, 256]. States from which no end can be reached become 0, and bytes that lead nowhere class 0."""
     table, byte_class = _classed(table, np.arange(256, dtype=np.int32))
     live = _near_an_end(table, accepting)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +26,7 @@ class Vocabulary:
     canonical: how the tokenizer cuts text, where that is known
     byte: int32 [nodes], the last byte of each node's text; parent: int32 [nodes]; node 0 is the root
     levels: where each depth's nodes begin, and the end
+    first_child, children: int32 [nodes]
     node_of: int32 [tokens], 0 for tokens that are never legal inside an answer
     """
 
@@ -70,6 +72,8 @@ class Vocabulary:
             depth += 1
             alive = alive[lengths[alive] > depth]
         self.byte, self.parent = np.concatenate(byte), np.concatenate(parent)
+        self.children = np.bincount(self.parent[1:], minlength=len(self.parent)).astype(np.int32)
+        self.first_child = (1 + np.cumsum(self.children) - self.children).astype(np.int32)
         self.node_of = np.zeros(self.size, np.int32)
         self.node_of[[number for _, number in said]] = node
 
@@ -87,29 +91,40 @@ class TooWideError(Exception):
 
 
 class ClassTrie:
-    """A vocabulary as one automaton sees it; tokens with a byte that is legal nowhere are left out.
+    """A vocabulary as one automaton sees it: without tokens in which a byte, or one after another, is legal nowhere.
 
     letter: int32 [nodes], class of bytes; first_child, children: int32 [nodes]
     node_of: int32 [tokens], 0 for tokens that are never legal; is_token: bool [nodes]
     """
 
-    def __init__(self, vocabulary: Vocabulary, byte_class: Ints) -> None:
-        classes = int(byte_class.max()) + 1
+    def __init__(self, vocabulary: Vocabulary, byte_class: Ints, pairs: NDArray[np.bool_]) -> None:
+        """pairs: bool [classes, classes], which may follow which; row 0 says which may stand at the beginning"""
+        classes, may_follow = len(pairs), pairs.ravel()
         of = np.full(len(vocabulary.byte), -1, np.int32)  # the node here for each node there
         of[0] = 0
         letters, parents = [np.zeros(1, np.int32)], [np.full(1, -1, np.int32)]
         low, self.nodes, self.depth = 0, 1, 0
+        # nodes there that have one here; of the depth of those here from `low` on
+        there: NDArray[np.integer[Any]] = np.zeros(1, np.int32)
         for begin, end in zip(vocabulary.levels[1:-1], vocabulary.levels[2:], strict=True):
-            parent = of[vocabulary.parent[begin:end]]
-            letter = byte_class[vocabulary.byte[begin:end]]
-            kept = np.flatnonzero((parent >= 0) & (letter > 0))
+            count = vocabulary.children[there]
+            if int(count.sum()) * 4 < end - begin:  # else all of the depth is as quick to read
+                there = _ranges(vocabulary.first_child[there], count)
+                parent = of[vocabulary.parent[there]] - low
+            else:
+                parent = of[vocabulary.parent[begin:end]]
+                there = np.flatnonzero(parent >= 0)
+                parent = parent[there] - low
+                there += begin
+            letter = byte_class[vocabulary.byte[there]]
+            kept = np.flatnonzero(may_follow[letters[-1][parent] * classes + letter])
             if not kept.size:
                 break
-            key = (parent[kept].astype(np.int64) - low) * classes + letter[kept]
+            there = there[kept]
+            key = parent[kept].astype(np.int64) * classes + letter[kept]
             seen = np.zeros((self.nodes - low) * classes, np.bool_)
             seen[key] = True
-            place = np.cumsum(seen, dtype=np.int32)
-            of[begin + kept] = self.nodes - 1 + place[key]
+            of[there] = self.nodes - 1 + np.cumsum(seen, dtype=np.int32)[key]
             found = np.flatnonzero(seen)
             letters.append((found % classes).astype(np.int32))
             parents.append((found // classes + low).astype(np.int32))
@@ -119,14 +134,15 @@ class ClassTrie:
         self.children = np.bincount(np.concatenate(parents)[1:], minlength=self.nodes).astype(np.int32)
         self.first_child = (1 + np.cumsum(self.children) - self.children).astype(np.int32)
         self.node_of = np.maximum(of[vocabulary.node_of], 0)
-        self._tokens_by_node(vocabulary.size)
+        self._tokens_by_node()
 
-    def _tokens_by_node(self, size: int) -> None:
-        self._tokens = np.argsort(self.node_of, kind="stable").astype(np.int32)
-        self._count = np.bincount(self.node_of, minlength=self.nodes)
+    def _tokens_by_node(self) -> None:
+        legal = np.flatnonzero(self.node_of)
+        node = self.node_of[legal]
+        self._tokens = legal[np.argsort(node, kind="stable")].astype(np.int32)
+        self._count = np.bincount(node, minlength=self.nodes)
         self._begin = np.cumsum(self._count) - self._count
         self.is_token = self._count > 0
-        self.is_token[0] = False
 
     @property
     def size_bytes(self) -> int:
@@ -161,8 +177,7 @@ class ClassTrie:
             total = int(count.sum())
             if total > MAX_WIDTH and len(states) > 1:
                 raise TooWideError
-            offset = self.first_child[node] - (np.cumsum(count) - count)
-            node = (np.repeat(offset, count) + np.arange(total)).astype(np.int32)
+            node = _ranges(self.first_child[node], count)
             state = table[np.repeat(state, count), self.letter[node]]
             alive = np.flatnonzero(state)
             node, state = node[alive], state[alive]
@@ -178,6 +193,11 @@ class ClassTrie:
             reached[nodes] = True
             return np.packbits(reached[self.node_of], bitorder="little")
         bits = np.zeros(len(self.node_of), np.bool_)
-        offset = self._begin[nodes] - (np.cumsum(count) - count)
-        bits[self._tokens[np.repeat(offset, count) + np.arange(total)]] = True
+        bits[self._tokens[_ranges(self._begin[nodes], count)]] = True
         return np.packbits(bits, bitorder="little")
+
+
+def _ranges(begin: NDArray[np.integer[Any]], count: NDArray[np.integer[Any]]) -> Ints:
+    """For each pair the numbers from `begin` on, `count` of them, one pair after the other."""
+    offset = begin - (np.cumsum(count) - count)
+    return (np.repeat(offset, count) + np.arange(int(count.sum()))).astype(np.int32)
