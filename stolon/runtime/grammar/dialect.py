@@ -73,6 +73,7 @@ Node = Leaf | Chain | Choice | Repeat | Anchor
 
 EMPTY = Chain(())
 NEVER = Choice(())
+_ANY = Repeat(Leaf(EVERY), 0, None)
 
 
 def parse(pattern: str) -> Node:
@@ -88,6 +89,46 @@ def parse(pattern: str) -> Node:
         )
     tree = _Parser(pattern).parse()
     return _resolved(tree, pattern, at_start=True, at_end=True)
+
+
+def parse_search(pattern: str) -> Node | None:
+    """The texts in which the pattern is found, its classes those of ASCII; None where an anchor is not at an end.
+
+    Raises InvalidRequest as `parse` does. A leaf may have no characters.
+    """
+    return _searched(_Parser(f"(?a){pattern}").parse())
+
+
+def _searched(node: Node) -> Node | None:
+    if isinstance(node, Choice):
+        options = [_searched(option) for option in node.options]
+        return None if None in options else Choice(tuple(option for option in options if option is not None))
+    parts = list(node.parts if isinstance(node, Chain) else (node,))
+    parts = [part for part in parts if part != EMPTY]
+    begins = ends = _ANY
+    while parts and isinstance(parts[0], Anchor) and parts[0].at_start:
+        begins = EMPTY
+        del parts[0]
+    while parts and isinstance(parts[-1], Anchor) and not parts[-1].at_start:
+        ends = EMPTY
+        del parts[-1]
+    if len(parts) == 1 and isinstance(parts[0], Choice) and (begins, ends) == (_ANY, _ANY):
+        return _searched(parts[0])
+    return None if any(map(_has_anchor, parts)) else Chain((begins, *parts, ends))
+
+
+def _has_anchor(node: Node) -> bool:
+    match node:
+        case Anchor():
+            return True
+        case Leaf():
+            return False
+        case Chain(parts):
+            return any(map(_has_anchor, parts))
+        case Choice(options):
+            return any(map(_has_anchor, options))
+        case Repeat(part):
+            return _has_anchor(part)
 
 
 class _Parser(CharacterReader):

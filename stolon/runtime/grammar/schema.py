@@ -1,17 +1,21 @@
-"""The JSON-schema front end: from a schema's text to a plain schema that llguidance reads exactly."""
+"""The JSON-schema front end: from a schema's text to a plain schema that llguidance reads exactly, or to a form."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, cast
 
+from .form import Form
+from .form_schema import IrregularError, schema_form
 from .linter import parse, too_large
 from .rewrite import Rewriter
 from .rewrite_emit import Emitter
 from .schema_cost import MAX_SHORTEST, Node, check_inhabited, jump, prune, shortest_values
 from .schema_document import Document
+from .schema_places import keyword_place
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,16 +37,13 @@ def rewrite_schema(text: str, example: Callable[[str], str | None] | None = None
     Raises InvalidRequest with the JSON pointer as `param` and one of the codes "invalid_schema",
     "unsupported_schema_keyword", "unsatisfiable_schema", "schema_too_large" and "unresolvable_ref".
     """
-    document = Document(parse(text))
-    rewriter = Rewriter(document)
-    emitter = Emitter(rewriter)
-    root = emitter.emit(document.root)
+    emitter, root = _emitted(text)
     tried = {pattern: example(pattern) for pattern in emitter.patterns} if example else {}
     examples = {pattern: text for pattern, text in tried.items() if text is not None}
     found = shortest_values(emitter.definitions, examples)
-    if root not in found.values and rewriter.left_out is not None:
+    if root not in found.values and emitter.rewriter.left_out is not None:
         # there may be values, and none that could be written out
-        raise rewriter.left_out
+        raise emitter.rewriter.left_out
     shortest = check_inhabited(root, found)
     if shortest.length > MAX_SHORTEST:
         raise too_large("", "bytes of the shortest value", shortest.length, MAX_SHORTEST)
@@ -50,6 +51,34 @@ def rewrite_schema(text: str, example: Callable[[str], str | None] | None = None
     return PlainSchema(
         _assembled(root, kept), shortest.text, jump(kept, found), tuple(examples.values()), emitter.is_plain
     )
+
+
+class IrregularSchema(Exception):
+    """A schema whose texts have no form; `pointer`: the place of the first thing that has none."""
+
+    def __init__(self, pointer: str, why: str) -> None:
+        super().__init__(f"schema {pointer or '#'}: {why}")
+        self.pointer = pointer
+
+
+def regular_form(text: str) -> Form:
+    """The form of a schema's texts: those that llguidance takes of the schema that `rewrite_schema` gives.
+
+    Raises IrregularSchema, and InvalidRequest as `rewrite_schema` does but for schemas that have no value.
+    """
+    emitter, root = _emitted(text)
+    try:
+        return schema_form(emitter.definitions, root)
+    except IrregularError as error:
+        at, _ = keyword_place(emitter.rewriter.document, emitter.terms[error.name], error.keyword)
+        raise IrregularSchema(at, str(error)) from error
+
+
+@lru_cache(maxsize=1)  # asked twice for a schema that turns out not to be regular
+def _emitted(text: str) -> tuple[Emitter, str]:
+    document = Document(parse(text))
+    emitter = Emitter(Rewriter(document))
+    return emitter, emitter.emit(document.root)
 
 
 def _assembled(root: str, definitions: dict[str, Node | bool]) -> str:
