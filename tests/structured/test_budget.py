@@ -128,6 +128,33 @@ def test_answers_to_a_schema_end_in_time_and_are_valid(name: str, kind: str) -> 
         judge.validate(json.loads(draw(said, grammar, budget, chance)))
 
 
+HARD = {
+    "a choice of ends": r"^(([0-9]|[1-9][0-9]|1[0-9]{2})\.){3}[0-9]{1,3}/[0-9]$|0\.0\.0\.0/0$",
+    "a sign among all": "^.+@.+$",
+    "a fixed end": r"^[a-z]+(?:-+[a-z]+)*-v\d+$",
+    "digits in groups": "^[0-9]{3}-[0-9]{2}-[0-9]{4}$",
+}
+
+
+@pytest.mark.parametrize(("name", "place"), [*((name, "value") for name in HARD), ("a fixed end", "name")])
+def test_an_end_is_found_wherever_a_pattern_was_left(name: str, place: str) -> None:
+    text: dict[str, Any] = {"type": "string", "pattern": HARD[name]}
+    found: dict[str, Any] = {
+        "type": "object",
+        "properties": {"free": {"type": "string"}, **({"held": text} if place == "value" else {})},
+        "required": ["free", *(["held"] if place == "value" else [])],
+        "patternProperties": {HARD[name]: {"type": "null"}} if place == "name" else {},
+        "additionalProperties": place == "value",
+    }
+    said = words("byte-level")
+    grammar = said.grammar(schema(found))
+    judge = jsonschema.Draft202012Validator(found)
+    # roomy: for a while nothing looks at the budget, and the completion at hand is of another place then
+    for more in (80, 200):
+        budget = grammar.matcher().distance() + more
+        judge.validate(json.loads(draw(said, grammar, budget, random.Random(f"{name} {more}"))))
+
+
 @pytest.mark.parametrize("constraint", [*map(schema, OPEN.values()), Constraint("grammar", GRAMMARS["in GBNF"])])
 def test_a_busy_machine_changes_no_answer(constraint: Constraint, monkeypatch: pytest.MonkeyPatch) -> None:
     said = words("byte-level")

@@ -10,10 +10,10 @@ but not every answer that would fit is reachable near the end.
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Sequence
+from functools import cached_property
 
 import numpy as np
 from llguidance import LLMatcher
@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from ...lang.errors import EngineError, InvalidRequest
 from .llg_closing import Trials, allowed_tokens, shortest_known
+from .llg_examples import endings
 from .llg_source import LIMITS, Reach, Source, first_line, refusal, speaks_of_limit
 from .llg_vocabulary import FEW_OPENINGS, LlgVocabulary, bit_row
 from .llg_ways import Ways
@@ -60,8 +61,7 @@ class LlgGrammar:
         self._first = LLMatcher(vocabulary.tokenizer, source.text, log_level=0, limits=LIMITS)
         if self._first.is_error():
             raise refusal(self._first)
-        encoded = [json.dumps(text, ensure_ascii=False)[1:] for text in reach.examples]
-        self.hints = [vocabulary.tokenizer.tokenize_str(text) for text in encoded]
+        self._examples = tuple(reach.examples)
         self.is_json = reach.is_json
         self.ways = Ways(reach.ways, vocabulary)
         self.completion = self._whole(reach.completion)
@@ -71,6 +71,11 @@ class LlgGrammar:
         self.marks = tuple(mark.encode() for mark in reach.marks)
         first = bytes(sorted({mark[0] for mark in self.marks}))
         self.harmless = vocabulary.plain(first) if reach.plain else None
+
+    @cached_property
+    def hints(self) -> list[list[int]]:
+        """Token runs that may end a string."""
+        return [self.vocabulary.tokenizer.tokenize_str(text) for text in endings(self._examples)]
 
     def matcher(self) -> LlgMatcher:
         return LlgMatcher(self, self._first.deep_copy())

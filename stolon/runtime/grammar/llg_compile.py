@@ -7,9 +7,8 @@ import random
 import re
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import lru_cache
 
-from llguidance import LLMatcher, LLParserLimits, grammar_from
+from llguidance import LLMatcher, grammar_from
 from llguidance.gbnf_to_lark import any_to_lark
 
 from ...lang.errors import InvalidRequest
@@ -18,6 +17,7 @@ from .dialect import Choice, parse
 from .llg import LlgGrammar
 from .llg_blame import placed
 from .llg_closing import allowed_tokens, shortest_known
+from .llg_examples import Examples, endings
 from .llg_source import BYTES, LIMITS, SPELLING, Reach, Source, first_line, refusal, speaks_of_limit
 from .llg_tags import check_schemas, tags_source
 from .llg_vocabulary import LlgVocabulary
@@ -26,8 +26,6 @@ from .schema import rewrite_schema
 MAX_GRAMMAR_BYTES = 256 * 1024
 # comments, quoted text and patterns, the last two even where they are not closed; else `<` begins a special token
 _LARK_PIECES = re.compile(r"""//[^\n]*|"(?:[^"\\\n]|\\.)*"?|/(?:[^/\\\n]|\\.)+/?|<""")
-_LONGEST_EXAMPLE = 256
-_SHORT_EXAMPLE = 32  # bytes of one that needs not be shorter
 # walks through a new grammar, and the steps of each: what fails there fails while an answer is made
 _CHANCE_WALKS = 3
 _CHANCE_STEPS = 12
@@ -35,17 +33,18 @@ _SMALL = 8_192  # bytes of llguidance's own words
 _BYTE_VALUES = 256
 _LONGEST_OPENED = 512  # bytes
 _LONGEST_COMPLETION = 4_096  # bytes of one that is looked for
-_PATTERN_LIMITS = LLParserLimits(verbose_errors=False)
 
 
 def schema_source(text: str) -> Source:
     """Raises InvalidRequest; `code` and `param` (a JSON pointer) as `rewrite_schema` has them."""
+    examples = Examples()
     try:
-        plain = rewrite_schema(text, _example)
+        plain = rewrite_schema(text, examples.of)
+        examples.learn_names(plain.text)
         source = LLMatcher.grammar_from_json_schema(plain.text, overrides=SPELLING)
-        return completed(Source(source, Reach(plain.completion, plain.jump, plain.examples, plain.is_plain)))
+        return completed(Source(source, Reach(plain.completion, plain.jump, examples.texts, plain.is_plain)))
     except InvalidRequest as error:
-        raise placed(error, text, _example) from error
+        raise placed(error, text, examples.of) from error
 
 
 def json_object_source() -> Source:
@@ -81,7 +80,7 @@ def lark_source(text: str) -> Source:
 
 def pieces_source(text: str) -> Source:
     """Tagged pieces of JSON. Raises InvalidRequest as `tags_source` does."""
-    source = tags_source(text, _example)
+    source = tags_source(text, Examples())
     try:
         return completed(source)
     except InvalidRequest:
@@ -126,7 +125,7 @@ def completed(source: Source) -> Source:
 
 
 def _found(matcher: LLMatcher, reach: Reach) -> str:
-    hints = [list(json.dumps(text, ensure_ascii=False)[1:].encode()) for text in reach.examples]
+    hints = [list(text.encode()) for text in endings(reach.examples)]
     found = shortest_known(matcher, BYTES, _LONGEST_COMPLETION, hints, is_json=reach.is_json)
     if found is None:
         trial = matcher.deep_copy()
@@ -161,15 +160,3 @@ def compile_json_object(vocabulary: LlgVocabulary) -> LlgGrammar:
 
 def compile_lark(text: str, vocabulary: LlgVocabulary) -> LlgGrammar:
     return LlgGrammar(lark_source(text), vocabulary)
-
-
-@lru_cache(maxsize=512)
-def _example(pattern: str) -> str | None:
-    """A text of a pattern, found on the pattern alone: beside other text a search would rarely come to its end."""
-    matcher = LLMatcher(BYTES.tokenizer, LLMatcher.grammar_from_regex(pattern), log_level=0, limits=_PATTERN_LIMITS)
-    found = (
-        None
-        if matcher.is_error()
-        else shortest_known(matcher, BYTES, _LONGEST_EXAMPLE, is_json=False, enough=_SHORT_EXAMPLE)
-    )
-    return None if found is None else bytes(found).decode("utf-8", "replace")

@@ -16,6 +16,7 @@ from llguidance import LLMatcher
 
 from ...lang.errors import InvalidRequest
 from .llg_blame import placed
+from .llg_examples import Examples
 from .llg_source import SPELLING, Reach, Source
 from .schema import PlainSchema, rewrite_schema
 
@@ -43,13 +44,15 @@ class _Tags:
     separator: str
 
 
-def tags_source(text: str, example: Callable[[str], str | None]) -> Source:
+def tags_source(text: str, examples: Examples) -> Source:
     """Without a completion where a schema has none that is known.
 
     Raises InvalidRequest, code "invalid_grammar" for a text that is not as described, else as `rewrite_schema` does;
     `param` is the path of the schema and the pointer in it.
     """
-    found = _read(text, example)
+    found = _read(text, examples.of)
+    for tag in found.tags:
+        examples.learn_names(tag.plain.text)
     lines = [f"j{i}: %json {_spelled(tag.plain.text)}" for i, tag in enumerate(found.tags)]
     lines += _free(found) if found.free else _alone(found)
     pieces = [f"{tag.begin}{tag.plain.completion}{tag.end}" for tag in found.tags if tag.plain.completion is not None]
@@ -57,10 +60,9 @@ def tags_source(text: str, example: Callable[[str], str | None]) -> Source:
     if found.least:
         completion = found.separator.join([min(pieces, key=len)] * found.least) if pieces else None
     opened = max(len(f"{tag.begin}{tag.end}{found.separator}") + _length(tag.plain) for tag in found.tags)
-    examples = tuple(text for tag in found.tags for text in tag.plain.examples)
     marks = tuple(_mark(tag) for tag in found.tags) if found.free else ()
     is_plain = all(tag.plain.is_plain for tag in found.tags)
-    reach = Reach(completion, opened, examples, is_plain, marks, ways=tuple(dict.fromkeys(pieces)))
+    reach = Reach(completion, opened, examples.texts, is_plain, marks, ways=tuple(dict.fromkeys(pieces)))
     return Source(LLMatcher.grammar_from_lark("\n".join(lines)), reach)
 
 
