@@ -32,7 +32,7 @@ class FakeEmbedder:
         self.heartbeat = Beat()
         self.hold = asyncio.Event()
         self.hold.set()
-        self.running = self.aborted = 0
+        self.running = self.aborted = self.finished = self.computed = 0
 
     def frame(self, *texts: str, longest: int | None = None) -> Tokens:
         pair = [list(text.encode()) for text in texts]
@@ -53,6 +53,8 @@ class FakeEmbedder:
         try:
             await self.hold.wait()
             is_done = True
+            self.finished += len(texts)
+            self.computed += sum(len(text.ids) for text in texts)
             return self._classified(texts) if self.is_classifier else self._counted(texts, dimensions)
         finally:
             self.running -= 1
@@ -74,7 +76,9 @@ class FakeEmbedder:
         return True
 
     def stats(self) -> dict[str, object]:
-        return {"running": self.running}
+        """What the real one's has, in texts."""
+        totals = {"steps": self.finished, "submitted": self.finished, "finished": self.finished, "failed": 0}
+        return {**totals, "computed": self.computed, "running": self.running, "waiting": 0, "alive": True}
 
     async def close(self, drain_s: float = 0) -> None:
         self.hold.set()

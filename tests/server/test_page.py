@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from tests.server.browser import CHROMIUM, Page, browser_page
 from tests.server.conftest import StartServer
 from tests.server.fake import FakeEngine
+from tests.server.fake_embedder import FakeEmbedder
 
 needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
 
@@ -62,6 +64,26 @@ async def test_the_page_shows_load_tree_and_requests_and_asks_nobody_else(start:
     assert "5 tokens, up to position 5" in await page.evaluate("document.getElementById('tree-node').textContent")
     assert page.complaints == []
     assert {url.split("/")[2] for url in page.requests if url.startswith("http")} == {f"127.0.0.1:{server.port}"}
+
+
+@needs_browser
+async def test_the_page_of_a_server_of_embeddings_shows_what_such_a_server_has(start: StartServer, page: Page) -> None:
+    embedder = FakeEmbedder()
+    server = await start(embedder=embedder)
+    embedder.hold.clear()
+    async with server.http.get("/dashboard/state") as reply:
+        found = await reply.json()
+    assert (reply.status, found["generates"], found["nodes"], found["requests"]) == (200, False, [], [])
+    asked = asyncio.create_task(server.http.post("/v1/embeddings", json={"model": "fake", "input": "abc"}))
+    await page.open(f"{server.url}/")
+    await page.until("document.getElementById('running').textContent === '1'")
+    assert await page.evaluate("document.getElementById('status').textContent") == "serving"
+    seen = "[...document.querySelectorAll('h2')].filter(e => e.offsetParent).map(e => e.textContent)"
+    assert await page.evaluate(seen) == ["Texts read", "Prompts computed", "Requests"]
+    embedder.hold.set()
+    await asked
+    await page.until("document.getElementById('finished').textContent !== '–'")
+    assert page.complaints == []
 
 
 @needs_browser

@@ -40,25 +40,23 @@ async def page(service: Service, request: Request) -> web.StreamResponse:
 
 async def state(service: Service, request: Request) -> web.StreamResponse:
     """A moment of the engine. The text of cached tokens is other people's: it is shown with the admin key only."""
-    engine = service.engine
-    is_admin = request.is_admin
-    view = await engine.view(_NODES, _REQUESTS, _TOKENS_READ if is_admin else 0)
-    reader = engine.tokenizer if is_admin else None
-    return web.Response(
-        body=wire.dumps(
-            {
-                "model": engine.model_name,
-                "uptime_s": time.time() - service.started_s,
-                "alive": service.is_alive,
-                "draining": service.is_draining,
-                "stats": engine.stats(),
-                "requests": [asdict(each) for each in view.requests],
-                "nodes": [_node(each, reader) for each in view.nodes],
-            }
-        ),
-        content_type="application/json",
-        headers={"Cache-Control": "no-store"},
-    )
+    served = service.served
+    found: JsonObject = {
+        "model": served.model_name,
+        "generates": service.generates,
+        "uptime_s": time.time() - service.started_s,
+        "alive": service.is_alive,
+        "draining": service.is_draining,
+        "stats": served.stats(),
+        "requests": [],
+        "nodes": [],
+    }
+    if service.generates:
+        view = await service.engine.view(_NODES, _REQUESTS, _TOKENS_READ if request.is_admin else 0)
+        reader = served.tokenizer if request.is_admin else None
+        found["requests"] = [asdict(each) for each in view.requests]
+        found["nodes"] = [_node(each, reader) for each in view.nodes]
+    return web.Response(body=wire.dumps(found), content_type="application/json", headers={"Cache-Control": "no-store"})
 
 
 def _node(node: NodeView, reader: Tokenizer | None) -> JsonObject:

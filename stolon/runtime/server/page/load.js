@@ -5,7 +5,7 @@ const KEPT = 180; // samples of each line: three minutes
 const byId = (id) => document.getElementById(id);
 const grouped = new Intl.NumberFormat("en");
 const short = new Intl.NumberFormat("en", { notation: "compact", maximumFractionDigits: 1 });
-const lines = { generated: [], computed: [], running: [], hits: [] };
+const lines = { generated: [], computed: [], running: [], hits: [], finished: [] };
 let before = null;
 
 const key = () => sessionStorage.getItem("stolon-key") || "";
@@ -44,23 +44,25 @@ function render(now) {
   document.title = `${now.model} · stolon`;
   byId("uptime").textContent = `up ${duration(now.uptime_s)}`;
   show(now.draining ? "draining" : now.alive ? "serving" : "engine dead", now.alive && !now.draining ? "good" : "bad");
+  // a server of embeddings has no answers, no cache and no conversation
+  document.body.classList.toggle("embeds", !now.generates);
   if (before !== null && now.uptime_s > before.uptime_s) {
     const seconds = now.uptime_s - before.uptime_s;
-    const prompts = stats.prompt - before.stats.prompt;
-    const made = stats.generated - before.stats.generated;
-    keep("generated", made / seconds);
+    const since = (name) => (stats[name] ?? 0) - (before.stats[name] ?? 0);
+    keep("generated", since("generated") / seconds);
     // every generated token but the last of an answer is computed once more, as input; prompts are the rest
-    keep("computed", Math.max(stats.computed - before.stats.computed - made, 0) / seconds);
+    keep("computed", Math.max(since("computed") - since("generated"), 0) / seconds);
+    keep("finished", since("finished") / seconds);
     keep("running", stats.running);
-    if (prompts > 0) keep("hits", (stats.cached - before.stats.cached) / prompts);
+    if (since("prompt") > 0) keep("hits", since("cached") / since("prompt"));
   }
   before = now;
-  byId("generated").textContent = latest("generated");
-  byId("computed").textContent = latest("computed");
+  for (const name of ["generated", "computed", "finished"]) byId(name).textContent = latest(name);
   byId("running").textContent = grouped.format(stats.running);
   byId("waiting").textContent = grouped.format(stats.waiting);
   byId("hits").textContent = stats.prompt ? `${((100 * stats.cached) / stats.prompt).toFixed(1)} %` : "–";
   for (const name in lines) draw(byId(`${name}-line`), lines[name], name === "hits" ? 1 : 0);
+  if (!now.generates) return;
   renderMemory(stats);
   renderRequests(now.requests, stats);
   renderTree(now.nodes);
