@@ -23,6 +23,7 @@ from stolon.runtime.grammar.llg_source import Source
 from stolon.runtime.grammar.prepare import SMALL_STATES, SMALL_WIDTH, prepare
 from stolon.runtime.grammar.schema import IrregularSchema, regular_form
 from tests.lang.typed_values import TYPED, Point, User
+from tests.runtime.test_grammar_schema import SCHEMAS as OTHERS
 from tests.structured.byte_walk import by_llguidance, difference
 from tests.structured.edges import VOCABULARIES, schema, words, written
 from tests.structured.forms import SCHEMAS as IN_USE
@@ -101,12 +102,24 @@ def test_an_automaton_takes_the_texts_that_llguidance_takes(found: Any) -> None:
     assert difference(_dfa(found), by_llguidance(json.dumps(found))) is None
 
 
+def test_schemas_of_all_kinds_are_taken_alike_by_both_engines() -> None:
+    compared = 0
+    for found, _ in [*SCHEMAS.values(), *OTHERS.values()]:
+        try:
+            dfa = _dfa(found)
+        except IrregularSchema:
+            continue
+        compared += 1
+        assert difference(dfa, by_llguidance(json.dumps(found))) is None, found
+    assert compared > 50
+
+
 _BOUNDS = (
     st.integers(-130, 130) | st.integers(-20_000, 20_000).map(lambda n: n / 100) | st.sampled_from([-0.001, 1e6, 1e-7])
 )
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(
     kind=st.sampled_from(["integer", "number"]),
     bounds=st.lists(_BOUNDS, min_size=1, max_size=2).map(sorted),

@@ -25,11 +25,11 @@ from .schema import IrregularSchema, regular_form
 Backend = Literal["auto", "automaton", "llguidance", "outlines"]
 Prepared = Dfa | Source | TokenTable
 
-# Of the two engines that say a schema alike, the automaton has the one whose form stays as small as this. Measured with
-# `python -m benchmarks.forms` on 150k tokens: up to here it is compiled in 3 to 9 ms (llguidance: 1.5 to 15), a first
-# mask takes 0.2 ms, any other 10 µs (20 to 90), and the way to an end is exact. More states are compiled in 30 µs each;
-# and where most letters are legal, as in a free string, most tokens are walked: a first mask takes 3 to 14 ms, the
-# distances 15 to 200, for which llguidance needs 0.3 and 1.
+# Of the two engines that say a schema alike, the automaton has the one whose form stays as small as this. Measured by
+# `python -m benchmarks.forms` on 150k tokens: it is compiled in 4 ms at the median, 7 at most (llguidance: 2 and 13), a
+# state's first mask takes 0.6 ms at most and any other 10 µs (20 to 80), and the way to an end is the shortest. More
+# states take 30 µs and 19 kB each; and where most letters are legal, as in a free string, most tokens are walked: 14 ms
+# for a first mask and 75 to 180 to compile, for which llguidance needs 0.3 and 3 to 12.
 SMALL_STATES = 128
 SMALL_WIDTH = 32  # bytes that are legal in one state
 
