@@ -72,6 +72,26 @@ def test_nothing_is_compiled_after_ready(tmp_path: Path) -> None:
     assert compiled == []
 
 
+def test_a_step_is_one_copy_to_the_device(tmp_path: Path) -> None:
+    """By CUDA's own trace; `test_device_copies` counts them where there is no GPU."""
+    from torch.profiler import ProfilerActivity, profile
+
+    make_family("qwen3", tmp_path, head_dim=32)
+    driver = Driver(make(tmp_path, dtype="bfloat16"))
+    wishes: list[dict[str, Any]] = [
+        {},
+        {"logit_bias": ((5, 3.0),), "min_tokens": 9},
+        {"repetition_penalty": 1.2, "logprobs": 4, "logprob_token_ids": (7,)},
+    ]
+    prompts = random_prompts([20, 3, 40])
+    rows = [driver.sequence(prompt, room=4, **asked) for prompt, asked in zip(prompts, wishes, strict=True)]
+    driver.step(rows)
+    with profile(activities=[ProfilerActivity.CUDA]) as trace:
+        driver.step(rows)
+        torch.cuda.synchronize()
+    assert len([event for event in trace.events() or () if "HtoD" in event.name]) == 1
+
+
 EVERY: dict[str, Any] = {"logprobs": 0, "logprob_token_ids": tuple(range(VOCAB)), "temperature": 1.0, "seed": 3}
 
 
