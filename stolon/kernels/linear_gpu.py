@@ -29,7 +29,7 @@ def linear(x: Tensor, weight: Weight, *, uniform: bool = False) -> Tensor:
     output = torch.empty((rows, outputs), dtype=x.dtype, device=x.device)
     if not rows:
         return output
-    tile = product_tile(None if uniform else rows, weight.values.dtype.itemsize)
+    tile = product_tile(None if uniform else rows, weight.values.dtype.itemsize, x.dtype.itemsize)
     splits = 1 if uniform else _splits(rows, outputs, inputs, tile)
     sums = output
     if splits > 1:

@@ -99,8 +99,14 @@ _PRODUCT = {
 }
 
 
-def product_tile(rows: int | None, weight_bytes: int) -> ProductTile:
-    """rows: of x, None for one tile whatever they are: then a row's sums do not depend on how many there are"""
+def product_tile(rows: int | None, weight_bytes: int, item_bytes: int) -> ProductTile:
+    """rows: of x, None for one tile whatever they are: then a row's sums do not depend on how many there are
+
+    item_bytes: of x. In float32 weights of 8 bits take as many registers as others once they are read: with their own
+    tile, 800 bytes a thread did not fit.
+    """
+    if item_bytes == 4:
+        weight_bytes = 4
     if rows is None:
         return _PRODUCT[64, weight_bytes]
     return _PRODUCT[16 if rows <= 16 else 64 if rows <= 64 else 128, weight_bytes]

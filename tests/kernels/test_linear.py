@@ -48,14 +48,14 @@ def test_any_size_and_form_of_weights(
 
 @pytest.mark.parametrize("make", [plain, to_int8])
 def test_the_inputs_are_split_where_outputs_are_few(make: Callable[..., Weight]) -> None:
-    tile = linear_gpu.product_tile(2, 1)
-    assert linear_gpu._splits(2, 96, 3000, tile) == 2
+    tile = linear_gpu.product_tile(2, 4, 4)
+    assert linear_gpu._splits(2, 96, 3000, tile) == 8
     check(make_x(2, 3000, torch.float32), make(make_weight(96, 3000), torch.randn(96)))
     check(make_x(2, 3000, torch.float32), make(make_weight(96, 3000)))
 
 
 def test_large_outputs_are_not_split() -> None:
-    tile = linear_gpu.product_tile(1, 2)
+    tile = linear_gpu.product_tile(1, 2, 2)
     assert linear_gpu._splits(1, 28672, 4096, tile) == 1
     assert linear_gpu._splits(1, 4096, 4096, tile) == 4
 
