@@ -136,6 +136,7 @@ def measure(text: str, known: Vocabularies, runs: int) -> dict[str, Any]:
     """Both engines on one schema. Raises InvalidRequest for one that the automaton does not take."""
     ms: dict[str, list[float]] = {"automaton child": [], "automaton": [], "llguidance child": [], "llguidance": []}
     made: dict[str, Grammar] = {}
+    dfa: Any = None
     for run in range(runs):
         rewrite_schema(f'{{"const": {run}}}')  # so that this one is rewritten anew
         took, dfa = timed(lambda: prepare(Constraint("json_schema", text), "automaton"))

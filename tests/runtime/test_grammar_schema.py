@@ -358,6 +358,16 @@ def test_integers_beyond_what_readers_agree_on_are_not_made() -> None:
     assert not accepts(grammar, 2**53 + 1)
 
 
+def test_schemas_that_refer_to_each_other_in_a_long_chain_are_taken() -> None:
+    chain: dict[str, Any] = {f"d{i}": {"type": "array", "items": {"$ref": f"#/$defs/d{i + 1}"}} for i in range(300)}
+    chain["d300"] = {"type": "null"}
+    grammar = compile_schema(json.dumps({"$defs": chain, "$ref": "#/$defs/d0"}), BYTES)
+    matcher = grammar.matcher()
+    for byte in b"[" * 300 + b"null, null" + b"]" * 300:
+        matcher.advance(byte)
+    assert matcher.is_accepting
+
+
 def test_a_schema_that_is_used_often_is_written_once() -> None:
     shared = {"type": "object", "properties": {f"p{i}": {"type": "string", "maxLength": i} for i in range(50)}}
     users = {f"u{i}": {"$ref": "#/$defs/shared"} for i in range(200)}

@@ -13,6 +13,11 @@ from ...lang.errors import InvalidRequest
 from .charset import Ranges, complement, meaning, union
 
 _SIMPLE = {"n": "\n", "r": "\r", "t": "\t", "f": "\f", "v": "\v", "a": "\a"}
+_ASCII: dict[str, Ranges] = {
+    "d": ((0x30, 0x39),),
+    "s": ((0x09, 0x0D), (0x20, 0x20)),
+    "w": ((0x30, 0x39), (0x41, 0x5A), (0x5F, 0x5F), (0x61, 0x7A)),
+}
 _HEX = {"x": 2, "u": 4, "U": 8}
 _OCTAL = re.compile(r"0[0-7]{0,2}|[0-3][0-7]{2}")
 _NAME = re.compile(r"N\{([^}]+)\}")
@@ -42,7 +47,7 @@ class CharacterReader:
         char = self.pattern[at + 1 : at + 2]
         self.position += 2
         if char and char in "dDsSwW":
-            ranges = meaning(f"\\{char.lower()}", "a" if "a" in flags else "")
+            ranges = _ASCII[char.lower()] if "a" in flags else meaning(f"\\{char.lower()}", "")
             return ranges if char.islower() else complement(ranges)
         if in_class and char == "b":
             return ((8, 8),)

@@ -45,14 +45,16 @@ class IrregularError(Exception):
         self.name, self.keyword = name, keyword
 
 
-def schema_form(definitions: Mapping[str, Node | bool], root: str) -> Form:
-    """Raises IrregularError at the first thing that has no form."""
-    return _Writer(definitions).definition(root)
+def schema_form(definitions: Mapping[str, Node | bool], root: str, most: int | None = None) -> Form:
+    """Raises IrregularError at the first thing that has no form; and where `most` is given, at the first string of any
+    letters, and behind so many definitions: none of these is small.
+    """
+    return _Writer(definitions, most).definition(root)
 
 
 class _Writer:
-    def __init__(self, definitions: Mapping[str, Node | bool]) -> None:
-        self.definitions = definitions
+    def __init__(self, definitions: Mapping[str, Node | bool], most: int | None) -> None:
+        self.definitions, self.most = definitions, most
         self.open = [""]  # definitions that lie around what is being written
         self.known: dict[str, Form] = {}
 
@@ -62,6 +64,8 @@ class _Writer:
         if len(self.open) > _DEEPEST:
             self.refuse("", f"more than {_DEEPEST} schemas within each other have no automaton")
         if name not in self.known:
+            if len(self.known) == self.most:
+                self.refuse("", f"more than {self.most} schemas are not small")
             self.open.append(name)
             self.known[name] = self.form(self.definitions[name])
             self.open.pop()
@@ -90,6 +94,8 @@ class _Writer:
                 return self.array(node)
             case "object":
                 return self.object(node)
+            case _ if self.most is not None and node.keys().isdisjoint(("allOf", "enum", "pattern", "format")):
+                return self.refuse("type", "strings of any letters are not small")
             case _:
                 return string(self.text(node))
 

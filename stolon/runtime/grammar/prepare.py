@@ -13,7 +13,7 @@ from typing import Any, Literal
 from numpy.typing import NDArray
 
 from ...lang.constraint import Constraint
-from ...lang.errors import UnsupportedError
+from ...lang.errors import InvalidRequest, UnsupportedError
 from .dfa import Dfa, choices_dfa, regex_dfa
 from .form_dfa import MAX_STATES, TooLargeError, form_dfa
 from .linter import refuse
@@ -58,23 +58,26 @@ def prepare(constraint: Constraint, backend: Backend, texts: Sequence[bytes] = (
 
 
 def _small(schema: str) -> Dfa | None:
-    """The automaton of a schema that is small."""
+    """The automaton of a schema that is small; of one that is wrong, or has no value, llguidance's side says where."""
     try:
-        dfa = form_dfa(regular_form(schema), SMALL_STATES, SMALL_WIDTH)
-    except (IrregularSchema, TooLargeError):
+        dfa = form_dfa(regular_form(schema, SMALL_STATES), SMALL_STATES, SMALL_WIDTH)
+    except (IrregularSchema, TooLargeError, InvalidRequest):
         return None
-    return dfa if dfa.start else None  # llguidance says why there is no answer
+    return dfa if dfa.start else None
 
 
 def _schema_dfa(schema: str) -> Dfa:
     try:
         dfa = form_dfa(regular_form(schema))
+    except InvalidRequest:
+        schema_source(schema)  # which finds the place that is to blame
+        raise
     except IrregularSchema as error:
         raise _not_taken(f"this schema: {error}", error.pointer or "#") from error
     except TooLargeError as error:
         raise _not_taken(f"this schema: its automaton has more than {MAX_STATES} states", "#") from error
     if not dfa.start:
-        schema_source(schema)  # which says where
+        schema_source(schema)
         raise refuse("", "no value is valid under it: its rules contradict each other", "unsatisfiable_schema")
     return dfa
 

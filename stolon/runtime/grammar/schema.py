@@ -61,14 +61,17 @@ class IrregularSchema(Exception):
         self.pointer = pointer
 
 
-def regular_form(text: str) -> Form:
+def regular_form(text: str, most: int | None = None) -> Form:
     """The form of a schema's texts: those that llguidance takes of the schema that `rewrite_schema` gives.
+
+    most: where only a small form is wanted, how many schemas it may be made of; other signs that it gets large are seen
+    as soon then
 
     Raises IrregularSchema, and InvalidRequest as `rewrite_schema` does but for schemas that have no value.
     """
     emitter, root = _emitted(text)
     try:
-        return schema_form(emitter.definitions, root)
+        return schema_form(emitter.definitions, root, most)
     except IrregularError as error:
         at, _ = keyword_place(emitter.rewriter.document, emitter.terms[error.name], error.keyword)
         raise IrregularSchema(at, str(error)) from error
@@ -81,20 +84,39 @@ def _emitted(text: str) -> tuple[Emitter, str]:
     return emitter, emitter.emit(document.root)
 
 
+_DEEPEST = 16  # definitions written within each other: llguidance reads 128 levels of JSON
+
+
 def _assembled(root: str, definitions: dict[str, Node | bool]) -> str:
-    """One schema: definitions that are used once are put where they are used, unless they lead back to themselves."""
+    """One schema: definitions that are used once are put where they are used, unless they lead back to themselves, or
+    too many would lie within each other.
+    """
     uses: dict[str, int] = {root: 2}
     for node in definitions.values():
         for name in _references(node):
             uses[name] = uses.get(name, 0) + 1
-    once = {name for name, count in uses.items() if count == 1}
-    body = {name: node for name, node in definitions.items() if uses.get(name, 0) > 1}
+    once = _shallow({name for name, count in uses.items() if count == 1}, definitions)
+    body = {name: node for name, node in definitions.items() if name in uses and name not in once}
     written: dict[str, Any] = {name: _inlined(node, definitions, once) for name, node in body.items()}
     if not any(root in _references(node) for node in written.values()):
         found = written.pop(root)
         top: Node = {} if found is True else found
         return json.dumps({**top, "$defs": written} if written else top, ensure_ascii=False)
     return json.dumps({"$ref": f"#/$defs/{root}", "$defs": written}, ensure_ascii=False)
+
+
+def _shallow(once: set[str], definitions: dict[str, Node | bool]) -> set[str]:
+    """Those of `once` that are put where they are used; every so many of a chain of them start anew."""
+    kept = set(once)
+    waiting = [(name, 0) for name in definitions if name not in once]
+    while waiting:
+        name, depth = waiting.pop()
+        for inner in _references(definitions.get(name, False)):
+            if inner in once:
+                below = (depth + 1) % _DEEPEST
+                kept -= set() if below else {inner}
+                waiting.append((inner, below))
+    return kept
 
 
 def _references(node: Any) -> list[str]:
