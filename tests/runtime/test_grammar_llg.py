@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from stolon.lang.errors import EngineError, InvalidRequest
 from stolon.runtime.grammar.llg import LlgGrammar
 from stolon.runtime.grammar.llg_compile import compile_json_object, compile_lark, compile_schema
+from stolon.runtime.grammar.llg_examples import Examples, endings
 from stolon.runtime.grammar.llg_vocabulary import LlgVocabulary
 from stolon.runtime.grammar.matcher import Grammar, Matcher
 
@@ -265,3 +266,29 @@ def test_any_object_is_an_object() -> None:
     grammar = compile_json_object(VOCABULARY)
     for seed in range(10):
         assert isinstance(json.loads(generate(grammar, 2 + 5 * seed, random.Random(seed))), dict)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "count"),
+    [
+        ("^[a-z]+(?:-+[a-z]+)*-v\\d+$", 1),
+        ("^.+@.+$", 1),
+        ("^(ab){2}$|c|[^\\s]{3}", 3),
+        ('^[^a-z0-9"]{2}$', 1),
+        ("^$", 1),
+    ],
+)
+def test_examples_of_a_pattern_have_it_and_are_short(pattern: str, count: int) -> None:
+    examples = Examples()
+    shortest = examples.of(pattern)
+    assert len(examples.texts) == count
+    assert all(re.search(pattern, text) and len(text) <= 32 for text in examples.texts)
+    assert shortest == min(examples.texts, key=len)
+
+
+def test_a_string_may_be_ended_by_an_example_or_by_a_tail_of_one() -> None:
+    assert endings(('a"b', "xy")) == ['a\\"b"', 'xy"', '\\"b"', 'b"', 'y"']
+
+
+def test_a_pattern_that_cannot_be_read_has_no_examples() -> None:
+    assert Examples().of("(?=a)b") is None

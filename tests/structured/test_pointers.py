@@ -123,5 +123,5 @@ def test_the_schema_of_a_tag_is_named_with_its_tag(name: str) -> None:
 
 def refused(constraint: Constraint) -> InvalidRequest:
     with pytest.raises(InvalidRequest) as caught:
-        prepare(constraint, "llguidance")
+        prepare(constraint, "auto")
     return caught.value
