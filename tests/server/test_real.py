@@ -78,6 +78,13 @@ def test_the_ready_line_names_the_address_and_the_model(process: Process) -> Non
     assert f"ready: {process.url} serves tiny\n" in process.started
 
 
+def test_what_the_cache_takes_and_why_is_said_before_that(process: Process) -> None:
+    said, _, _ = process.started.partition("ready:")
+    assert "bytes a token" in said
+    assert "as asked (kv_tokens)" in said
+    assert "-> 4,096 tokens" in said
+
+
 def test_there_is_one_listening_socket_on_loopback(process: Process) -> None:
     root = psutil.Process(process.popen.pid)
     found = [
