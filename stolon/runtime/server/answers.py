@@ -37,16 +37,16 @@ class Question:
         return deltas if self.asked is None else located(deltas, self.asked)
 
 
-@dataclass(slots=True)
 class Answer:
     """One complete answer."""
 
-    parts: list[str] = field(default_factory=list[str])
-    tokens: list[int] = field(default_factory=list[int])
-    logprobs: list[TokenLogprob] = field(default_factory=list[TokenLogprob])
-    prompt_logprobs: list[TokenLogprob | None] | None = None
-    finish: FinishReason | None = None
-    matched: str | int | None = None
+    def __init__(self) -> None:
+        self.parts: list[str] = []
+        self.tokens: list[int] = []
+        self.logprobs: list[TokenLogprob] = []
+        self.prompt_logprobs: list[TokenLogprob | None] | None = None
+        self.finish: FinishReason | None = None
+        self.matched: str | int | None = None
 
     @property
     def text(self) -> str:

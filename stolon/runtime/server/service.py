@@ -197,35 +197,42 @@ class Service:
     @contextmanager
     def admitted(self) -> Generator[Engine]:
         """The engine, for as long as one request takes. Raises HttpError 503 if none is taken now."""
-        with self._counted():
+        self._begin()
+        try:
             yield self.engine
+        finally:
+            self._end()
 
     @contextmanager
     def admitted_any(self) -> Generator[Served]:
         """`admitted` for routes that whatever is served can answer."""
-        with self._counted():
+        self._begin()
+        try:
             yield self.served
+        finally:
+            self._end()
 
     @contextmanager
     def embedding(self) -> Generator[Embedder]:
         """`admitted` for what makes embeddings."""
-        with self._counted():
+        self._begin()
+        try:
             yield self.embedder
+        finally:
+            self._end()
 
-    @contextmanager
-    def _counted(self) -> Generator[None]:
+    def _begin(self) -> None:
         if self.is_draining:
             raise shutting_down()
         if not self.served.heartbeat.alive:
             raise unavailable("the engine has died; see the server's log")
         self._in_flight += 1
         self._idle.clear()
-        try:
-            yield
-        finally:
-            self._in_flight -= 1
-            if not self._in_flight:
-                self._idle.set()
+
+    def _end(self) -> None:
+        self._in_flight -= 1
+        if not self._in_flight:
+            self._idle.set()
 
     def explain(self, error: Exception) -> HttpError:
         """What a client is told about an error of its request; what nobody foresaw goes to the log."""

@@ -9,7 +9,6 @@ import time
 from collections.abc import AsyncGenerator, Generator, Sequence
 from contextlib import aclosing, contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from ...lang.types import Delta, SamplingParams, Usage
@@ -166,19 +165,19 @@ class _WatchedEmbedder:
             return await self._embedder.embed(texts, **options)
 
 
-@dataclass(slots=True)
 class _Seen:
     """What came of one prompt so far. texts: of each answer, where they are kept"""
 
-    meters: Measures | None
-    keeps_text: bool
-    began_s: float = field(default_factory=time.monotonic)
-    first_s: float | None = None
-    last_s: dict[int, float] = field(default_factory=dict[int, float])
-    tokens: int = 0
-    usage: Usage = field(default_factory=Usage)
-    finishes: list[str] = field(default_factory=list[str])
-    texts: dict[int, list[str]] = field(default_factory=dict[int, list[str]])
+    def __init__(self, meters: Measures | None, *, keeps_text: bool) -> None:
+        self.meters = meters
+        self.keeps_text = keeps_text
+        self.began_s = time.monotonic()
+        self.first_s: float | None = None
+        self.last_s: dict[int, float] = {}  # of each answer
+        self.tokens = 0
+        self.usage = Usage()
+        self.finishes: list[str] = []
+        self.texts: dict[int, list[str]] = {}
 
     def add(self, delta: Delta) -> None:
         now = time.monotonic()

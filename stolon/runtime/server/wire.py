@@ -44,7 +44,7 @@ def usage(counts: Sequence[Usage], thinking: int | None = None) -> JsonObject:
 
     thinking: tokens of thoughts, where they are told apart
     """
-    total = sum(counts, Usage())
+    total = counts[0] if len(counts) == 1 else sum(counts, Usage())
     details: JsonObject = {} if thinking is None else {"completion_tokens_details": {"reasoning_tokens": thinking}}
     return {
         **details,
