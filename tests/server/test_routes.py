@@ -1,0 +1,40 @@
+"""Which route an address and a method name."""
+
+from __future__ import annotations
+
+import pytest
+from yarl import URL
+
+from tests.server.conftest import Running, StartServer
+from tests.server.expected import refused
+from tests.server.fake import FakeEngine
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/v1%2Fmodels", "/v1/models/", "/v1//models", "/v1/models%2Ffake", "/V1/models", "/v1/model"],
+)
+async def test_a_path_is_matched_part_by_part_an_encoded_slash_parts_nothing(server: Running, path: str) -> None:
+    async with server.http.get(URL(path, encoded=True)) as reply:
+        await refused(reply, 404, "unknown_url", None)
+
+
+async def test_the_name_at_the_end_of_a_path_may_have_slashes_and_codes(start: StartServer) -> None:
+    engine = FakeEngine()
+    engine.model_name = "a/b %2F"
+    server = await start(engine)
+    for written in ("a/b%20%252F", "a%2Fb%20%252F"):
+        async with server.http.get(URL(f"/v1/models/{written}", encoded=True)) as reply:
+            assert (reply.status, (await reply.json())["id"]) == (200, "a/b %2F")
+    async with server.http.get("/v1/models/a/c") as reply:
+        assert "'a/c'" in await refused(reply, 404, "model_not_found", "model")
+
+
+async def test_a_method_that_a_route_does_not_take_is_told_which_it_takes(start: StartServer) -> None:
+    server = await start(key="k")
+    async with server.http.delete("/flush_cache") as reply:
+        await refused(reply, 405, "method_not_allowed", None)
+        assert reply.headers["Allow"] == "GET, POST"
+    # open to all is what it answers, not what it does not
+    async with server.http.post("/health", headers={"Authorization": ""}) as reply:
+        assert reply.status == 401
