@@ -114,6 +114,17 @@ SCHEMAS: dict[str, Any] = {
         "required": ["day", "clock", "address"],
         "additionalProperties": False,
     },
+    "a setting": {  # of values from short lists: an automaton has it
+        "type": "object",
+        "properties": {
+            "level": {"type": "integer", "minimum": 0, "maximum": 10},
+            "is_on": {"type": "boolean"},
+            "colour": {"enum": ["red", "dark green", None]},
+            "since": {"type": "string", "format": "date"},
+        },
+        "required": ["level", "is_on", "colour"],
+        "additionalProperties": False,
+    },
     "lengths": {"type": "string", "minLength": 3, "maxLength": 9},
     "a code": {"type": "string", "pattern": "^[A-Z]{3}-[0-9]{4}$"},
     "steps": {"type": "integer", "multipleOf": 5, "minimum": 10, "maximum": 40},

@@ -27,7 +27,7 @@ PROMPT = [5, 17, 99, 42]
 WORDS = Constraint("regex", "[a-z]{1,12}( [a-z]{1,12})*")
 RECORD = schema(SCHEMAS["a record"])
 FORMS = [
-    *(schema(SCHEMAS[name]) for name in ("a record", "a manifest", "a tool call", "formats", "mixed")),
+    *(schema(SCHEMAS[name]) for name in ("a record", "a manifest", "a tool call", "formats", "mixed", "a setting")),
     *(Constraint("regex", pattern) for pattern in REGEXES[:5]),
     *(Constraint("choices", choices=choices) for choices in CHOICES[:4]),
 ]
