@@ -18,8 +18,8 @@ from .dfa import Dfa, trimmed
 from .form import Both, Either, Form, Letter, Listed, Multiple, Row, Said, Times
 
 MAX_STATES = 16_384  # some 10 to 30 µs each
-# What is spent on an automaton is counted, in steps of some 0.2 µs, a second or two at most: it may be much more than its
-# states are worth. Before they are made deterministic there are more, as where a repeat is written out, and each stands
+# What is spent on an automaton is counted, in steps of some 0.2 µs, a second or two at most, as it may be more than its
+# states are worth: before they are made deterministic there are more, as where a repeat is written out, and each stands
 # for many of them where much may follow in many ways.
 _STEPS_PER_STATE = 200
 _LINKED, _ROW, _AUTOMATON = 20, 20, 500  # steps that each of them takes besides
