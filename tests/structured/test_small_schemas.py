@@ -84,6 +84,7 @@ IRREGULAR: list[tuple[Any, str]] = [
     ({"type": "object"}, "#"),
     (IN_USE["a tree"], "/$defs/node/properties/children/items/$ref"),
     (_closed("", a={"type": "string", "pattern": "^\\S+$"}), "/properties/a/pattern"),
+    ({"type": "string", "pattern": f"^[{'a' * 5_000}]$"}, "/pattern"),
     (_closed("", a={"anyOf": [_NULL, {"type": "string", "format": "uri"}]}), "/properties/a/anyOf/1/format"),
     (_closed("", a={"type": "object", "patternProperties": {"^x": _NULL}}), "/properties/a/patternProperties"),
     ({"type": "array", "items": {"type": "number", "multipleOf": 0.01}}, "/items/multipleOf"),
@@ -159,6 +160,14 @@ def test_what_has_no_automaton_is_refused_with_its_place_or_left_to_llguidance(f
         prepare(schema(found), "automaton")
     assert (caught.value.code, caught.value.param) == ("unsupported_constraint", place)
     assert isinstance(prepare(schema(found), "auto"), Source)
+
+
+@pytest.mark.parametrize("pattern", [r"^\x{110000}$", r"^\x{d800}$", "^(a$", "^a{5,2}$"])
+def test_a_pattern_that_nobody_reads_is_refused_whoever_is_asked(pattern: str) -> None:
+    for backend in ("auto", "automaton", "llguidance"):
+        with pytest.raises(InvalidRequest) as caught:
+            prepare(schema({"type": "string", "pattern": pattern}), backend)
+        assert caught.value.param == "/pattern"
 
 
 def test_a_schema_without_a_value_is_refused_as_such_by_either_engine() -> None:

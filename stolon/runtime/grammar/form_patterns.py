@@ -18,7 +18,11 @@ _ALIKE = re.compile(
     rf"(?:{_ESCAPE}|\((?:\?:)?|[)|.^$]|(?:[*+?]|\{{\d+(?:,\d*)?\}})\??(?![*+?{{])"
     rf"|\[\\s\\S\]|\[\^?(?!\^){_IN_SET}+\]|[^\\()\[\]{{}}|.^$*+?\x00-\x1f])*"
 )
-_CODE = re.compile(r"\\x\{([0-9a-f]+)\}")
+_CODE = re.compile(r"\\x\{([0-9a-fA-F]{1,5})\}")
+# halves of pairs, and the last characters that a set by what is not in it has in our dialect
+_UNSAID = re.compile(f"[\ud800-\udfff{chr(EVERY[-1][1])}-\U0010ffff]")
+
+_LONGEST = 4_096  # characters, some 3 µs each
 
 _H16 = "[0-9A-Fa-f]{1,4}"
 _OCTET = "(?:25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])"
@@ -60,9 +64,9 @@ def format_form(name: str) -> Form | None:
 
 def pattern_form(pattern: str) -> Form | None:
     """What stands between the quotes of a string in which the pattern is found; None where it is not surely the same
-    that llguidance takes."""
+    that llguidance takes, or where it is long."""
     pattern = _CODE.sub(lambda found: re.escape(chr(int(found[1], 16))), pattern)
-    if _ALIKE.fullmatch(pattern) is None or any(ord(char) >= EVERY[-1][1] for char in pattern):
+    if len(pattern) > _LONGEST or _ALIKE.fullmatch(pattern) is None or _UNSAID.search(pattern):
         return None
     try:
         found = parse_search(pattern)
