@@ -103,5 +103,8 @@ class Ascii(logging.Formatter):
     """What clients wrote must not steer a terminal or start a line of its own."""
 
     def format(self, record: logging.LogRecord) -> str:
-        text = super().format(record).encode("ascii", "backslashreplace").decode()
+        text = super().format(record)
+        if text.isascii() and text.isprintable():
+            return text  # as nearly all lines; the walk over one costs as much as the rest of its making
+        text = text.encode("ascii", "backslashreplace").decode()
         return "".join(c if c.isprintable() or c == "\n" else f"\\x{ord(c):02x}" for c in text)
