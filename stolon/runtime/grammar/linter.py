@@ -64,6 +64,9 @@ def parse(text: str) -> Any:
         raise refuse("", f"it is nested too deeply; the limit is {MAX_DEPTH}", "schema_too_large") from error
     except ValueError as error:
         raise refuse("", f"it is not JSON: {error}", "invalid_schema") from error
+    # only an escape makes half a surrogate pair of a text that has none
+    if "\\ud" in text.lower() or not text.isascii():
+        _check_characters(schema)
     check(schema)
     return schema
 
@@ -124,6 +127,22 @@ def _check_depth(schema: Any) -> None:
             elif isinstance(node, list):
                 inner += cast("list[Any]", node)
         level = inner
+
+
+def _check_characters(schema: Any) -> None:
+    """Raises InvalidRequest at the first text that no answer could hold, of names too."""
+    pending: list[tuple[str, Any]] = [("", schema)]
+    while pending:
+        at, node = pending.pop()
+        if isinstance(node, dict):
+            for key, value in cast("dict[str, Any]", node).items():
+                # the name comes first: no pointer can hold a wrong one
+                pending += [(f"{at}/{escaped(key)}", value), (at, key)]
+        elif isinstance(node, list):
+            pending += [(f"{at}/{i}", part) for i, part in enumerate(cast("list[Any]", node))]
+        elif isinstance(node, str) and any("\ud800" <= char <= "\udfff" for char in node):
+            what = f"{ascii(node)[:100]} holds half a surrogate pair, which no text can hold; write the whole character"
+            raise refuse(at, what, "invalid_schema")
 
 
 def _check_keyword(pointer: str, keyword: str, value: Any) -> None:
