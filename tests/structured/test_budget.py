@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import random
+import re
 import time
 from typing import Any
 
@@ -153,6 +154,15 @@ def test_an_end_is_found_wherever_a_pattern_was_left(name: str, place: str) -> N
     for more in (80, 200):
         budget = grammar.matcher().distance() + more
         judge.validate(json.loads(draw(said, grammar, budget, random.Random(f"{name} {more}"))))
+
+
+@pytest.mark.parametrize("pattern", [*(f"(?:{rule})" for rule in HARD.values()), r"[\s\S]*(?:b+)[\s\S]*"])
+def test_an_end_is_found_by_llguidance_wherever_a_regex_was_left(pattern: str) -> None:
+    said = words("byte-level")
+    grammar = said.grammar(Constraint("regex", pattern), "llguidance")
+    for more in (80, 200):
+        found = draw(said, grammar, max(1, grammar.matcher().distance()) + more, random.Random(f"{pattern} {more}"))
+        assert re.fullmatch(pattern, found)
 
 
 @pytest.mark.parametrize("constraint", [*map(schema, OPEN.values()), Constraint("grammar", GRAMMARS["in GBNF"])])

@@ -75,7 +75,7 @@ class LlgGrammar:
     @cached_property
     def hints(self) -> list[list[int]]:
         """Token runs that may end a string."""
-        return [self.vocabulary.tokenizer.tokenize_str(text) for text in endings(self._examples)]
+        return [self.vocabulary.tokenizer.tokenize_str(text) for text in endings(self._examples, is_json=self.is_json)]
 
     def matcher(self) -> LlgMatcher:
         return LlgMatcher(self, self._first.deep_copy())

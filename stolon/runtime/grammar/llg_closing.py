@@ -50,7 +50,7 @@ def shortest_known(
 ) -> list[int] | None:
     """Tokens from here to a legal end, at most `limit`; None where no walk came to one. `matcher` is left as it was.
 
-    hints: token runs that may end a string, tried where it cannot be ended at once
+    hints: token runs that may end a string, tried where it cannot be ended at once; where text is not JSON, all of it
     is_json: whether brackets outside of strings close something
     enough: a length that needs not be bettered
     masks: how many may be computed
@@ -114,6 +114,7 @@ class _Walk:
         self._is_json = is_json
         self._seed = seed
         self._chance = random.Random(seed)
+        self._end = vocabulary.tokenizer.eos_tokens[0]
         self.masks = 0
 
     def to_end(self, limit: int, masks: int) -> list[int] | None:
@@ -129,6 +130,10 @@ class _Walk:
 
     def _step(self) -> list[int]:
         """The next tokens of the walk; none where there is no way on."""
+        if not self._is_json:
+            whole = [hint for hint in self._hints if self._matcher.validate_tokens([*hint, self._end]) > len(hint)]
+            if whole:
+                return min(whole, key=len)
         self.masks += 1
         ids = allowed_tokens(self._matcher.compute_bitmask())
         if self._matcher.is_error():

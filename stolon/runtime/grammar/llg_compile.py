@@ -17,7 +17,7 @@ from .dialect import Choice, parse
 from .llg import LlgGrammar
 from .llg_blame import placed
 from .llg_closing import allowed_tokens, shortest_known
-from .llg_examples import Examples, endings
+from .llg_examples import Examples, choices_of, endings
 from .llg_source import BYTES, LIMITS, SPELLING, Reach, Source, first_line, refusal, speaks_of_limit
 from .llg_tags import check_schemas, tags_source
 from .llg_vocabulary import LlgVocabulary
@@ -93,7 +93,8 @@ def regex_source(pattern: str) -> Source:
     tree = parse(pattern)
     if tree == Choice(()):
         raise InvalidRequest("the constraint allows no answer at all; loosen it", code="grammar_empty")
-    return completed(Source(LLMatcher.grammar_from_regex(written(tree)), Reach(is_json=False)))
+    reach = Reach(examples=tuple(choices_of(pattern)), is_json=False)
+    return completed(Source(LLMatcher.grammar_from_regex(written(tree)), reach))
 
 
 def choices_source(options: Sequence[str]) -> Source:
@@ -125,7 +126,7 @@ def completed(source: Source) -> Source:
 
 
 def _found(matcher: LLMatcher, reach: Reach) -> str:
-    hints = [list(text.encode()) for text in endings(reach.examples)]
+    hints = [list(text.encode()) for text in endings(reach.examples, is_json=reach.is_json)]
     found = shortest_known(matcher, BYTES, _LONGEST_COMPLETION, hints, is_json=reach.is_json)
     if found is None:
         trial = matcher.deep_copy()

@@ -53,12 +53,12 @@ class Examples:
                 pending += cast("list[Any]", found)
 
 
-def endings(examples: tuple[str, ...]) -> list[str]:
-    """What may end a string in JSON, the quote included: the examples, then their tails, for begun strings."""
+def endings(examples: tuple[str, ...], *, is_json: bool = True) -> list[str]:
+    """What may end a text that has begun: the examples, then their tails. In JSON as strings, the quote included."""
     short = [text for text in examples if len(text) <= _LONGEST_TAIL]
     tails = [text[start:] for text in short for start in range(1, len(text))]
     found = dict.fromkeys([*examples, *tails][:_MOST_ENDINGS])
-    return [json.dumps(text, ensure_ascii=False)[1:] for text in found]
+    return [json.dumps(text, ensure_ascii=False)[1:] for text in found] if is_json else list(found)
 
 
 @lru_cache(maxsize=512)
@@ -73,7 +73,7 @@ def _examples(pattern: str) -> tuple[str, ...]:
     by_chance = _by_chance(matcher, _NEAR)
     if "|" not in pattern and by_chance and len(by_chance[0]) <= _SHORT:
         return by_chance
-    read = tuple(text for text in _read(pattern) if _is_said(matcher, text))
+    read = tuple(text for text in choices_of(pattern) if _is_said(matcher, text))
     return read or by_chance or _by_chance(matcher, _FAR)
 
 
@@ -93,7 +93,7 @@ def _is_spelled(text: str) -> bool:
     return "\\u" not in json.dumps(text, ensure_ascii=False).replace("\\\\", "")
 
 
-def _read(pattern: str) -> list[str]:
+def choices_of(pattern: str) -> list[str]:
     """A short text of each of its choices, as Python reads them; none where it does not."""
     try:
         tree = parse(pattern)
