@@ -80,12 +80,10 @@ class Answer:
             piece, matched = self._read(token, finish if place == len(tokens) else None)
             text += piece
             if matched is not None:
+                # what was forced behind a stop was never said
+                finish, tokens = "stop", tokens[:place]
                 break
-        if matched is not None:
-            finish = "stop"
-        else:
-            matched = self.sequence.matched
-        delta = Delta(text, tokens, finish=finish, matched=matched)
+        delta = Delta(text, tokens, finish=finish, matched=self.sequence.matched if matched is None else matched)
         if logprob is not None:
             delta.logprobs = [self._named(logprob)]
         if self._prompt_logprobs is not None:
@@ -162,7 +160,7 @@ class Answer:
         return Usage(
             prompt_tokens=sequence.num_prompt,
             cached_tokens=sequence.cached or 0,
-            completion_tokens=sequence.num_output,
+            completion_tokens=self._count,
             requests=1,
         )
 

@@ -221,6 +221,19 @@ async def test_a_stop_ends_an_answer_only_where_it_is_whole(engine: Engine) -> N
     assert (cut.finish, cut.matched) == ("stop", stop)
 
 
+async def test_what_is_forced_behind_a_stop_is_not_said(tiny_checkpoint: Path) -> None:
+    form = Constraint("regex", "7(, and all of this by force)?")
+    found: list[tuple[str, list[int], int]] = []
+    for jump in (True, False):
+        engine = engine_of(tiny_checkpoint, jump_forward=jump)
+        one = await answer(engine, PROMPT, replace(SAMPLED, ignore_eos=True, stop=(", a",)), constraint=form)
+        assert (one.text, one.matched) == ("7", ", a")
+        assert one.usage is not None
+        found.append((one.text, one.tokens, one.usage.completion_tokens))
+        await engine.close()
+    assert found[0] == found[1]
+
+
 @pytest.mark.parametrize("stop", ['"', ": ", "}", "a", "0"])
 @pytest.mark.parametrize("include", [False, True])
 async def test_no_stop_cuts_a_value_in_the_middle(engine: Engine, stop: str, include: bool) -> None:
