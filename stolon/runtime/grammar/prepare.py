@@ -58,10 +58,16 @@ def prepare(constraint: Constraint, backend: Backend, texts: Sequence[bytes] = (
 
 
 def _small(schema: str) -> Dfa | None:
-    """The automaton of a schema that is small; of one that is wrong, or has no value, llguidance's side says where."""
+    """The automaton of a schema that is small. Raises InvalidRequest for one that is wrong, if it is known where;
+    else llguidance's side finds the place, of a schema without a value too.
+    """
     try:
         dfa = form_dfa(regular_form(schema, SMALL_STATES), SMALL_STATES, SMALL_WIDTH)
-    except (IrregularSchema, TooLargeError, InvalidRequest):
+    except (IrregularSchema, TooLargeError):
+        return None
+    except InvalidRequest as error:
+        if error.param not in (None, "#"):
+            raise
         return None
     return dfa if dfa.start else None
 
