@@ -6,6 +6,8 @@ import re
 from collections.abc import Iterable
 from functools import lru_cache
 
+import numpy as np
+
 Ranges = tuple[tuple[int, int], ...]
 """Sorted, disjoint, not adjacent; both ends belong to the range."""
 
@@ -45,7 +47,8 @@ def sayable(ranges: Iterable[tuple[int, int]]) -> Ranges:
 
 @lru_cache(maxsize=1)
 def _every_character() -> str:
-    return "".join("".join(map(chr, range(low, high + 1))) for low, high in EVERY)
+    # by `chr` it would take 150 ms
+    return "".join(np.arange(low, high + 1, dtype="<u4").tobytes().decode("utf-32-le") for low, high in EVERY)
 
 
 @lru_cache(maxsize=512)
