@@ -37,7 +37,8 @@ def shortest_values(definitions: dict[str, Node | bool], examples: Mapping[str, 
     changed = True
     while changed:
         changed = False
-        for name, node in definitions.items():
+        # backwards: a definition is mostly written before those that it refers to
+        for name, node in reversed(definitions.items()):
             now = _shortest(node, found)
             if now is not None and (name not in found.values or now.length < found.values[name].length):
                 found.values[name] = now
