@@ -100,7 +100,7 @@ async def browser_page() -> AsyncIterator[Page]:
                         await page.close()
         finally:
             process.terminate()
-            await process.wait()
+            await process.communicate()  # to the end of its pipe, which would stay open else
 
 
 async def _port(process: asyncio.subprocess.Process) -> int:
