@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import time
 from collections.abc import Awaitable
 from typing import Protocol, TypeVar
@@ -68,8 +69,7 @@ async def within(awaitable: Awaitable[T], limit_s: float, message: str) -> T:
         return await awaitable
     except asyncio.CancelledError:
         # from Python 3.11 the task counts its cancellations, which tells ours from one that came from outside
-        uncancel = getattr(task, "uncancel", None)
-        if timed_out and (uncancel is None or uncancel() == 0):
+        if timed_out and (sys.version_info < (3, 11) or task.uncancel() == 0):
             raise BackendTimeout(message) from None
         raise
     finally:
