@@ -25,7 +25,7 @@ GOOD: dict[str, dict[str, Any]] = {
     DETOKENIZE: {"tokens": [104, 105]},
 }
 
-LEAKS = re.compile(r"0x[0-9a-f]{4}|Traceback|/home|/work|/usr|\.py\b|aiohttp|127\.0\.0\.1")
+LEAKS = re.compile(r"0x[0-9a-f]{4}|Traceback|/home|/root|/usr|\.py\b|aiohttp|127\.0\.0\.1")
 
 
 async def refused(reply: aiohttp.ClientResponse, status: int, code: str, param: str | None) -> str:
