@@ -11,8 +11,9 @@ import numpy as np
 Ranges = tuple[tuple[int, int], ...]
 """Sorted, disjoint, not adjacent; both ends belong to the range."""
 
+LAST = 0x10FFFF
 # Two noncharacters mark the ends of a pattern when it is compiled (see dfa.py), so no answer can hold them.
-START_MARK, END_MARK = 0x10FFFE, 0x10FFFF
+START_MARK, END_MARK = LAST - 1, LAST
 _SURROGATES = (0xD800, 0xDFFF)  # have no UTF-8 form
 
 EVERY: Ranges = ((0, _SURROGATES[0] - 1), (_SURROGATES[1] + 1, START_MARK - 1))
@@ -29,15 +30,20 @@ def union(ranges: Iterable[tuple[int, int]]) -> Ranges:
     return tuple(merged)
 
 
+def gaps(ranges: Ranges) -> Ranges:
+    """All code points but those of `ranges`."""
+    found: list[tuple[int, int]] = []
+    begin = 0
+    for low, high in (*ranges, (LAST + 1, LAST + 1)):
+        if begin < low:
+            found.append((begin, low - 1))
+        begin = high + 1
+    return tuple(found)
+
+
 def complement(ranges: Ranges) -> Ranges:
     """What answers may hold and `ranges` does not."""
-    gaps: list[tuple[int, int]] = []
-    begin = 0
-    for low, high in union([*ranges, _SURROGATES, (START_MARK, END_MARK)]):
-        if begin < low:
-            gaps.append((begin, low - 1))
-        begin = high + 1
-    return tuple(gaps)
+    return gaps(union([*ranges, _SURROGATES, (START_MARK, END_MARK)]))
 
 
 def sayable(ranges: Iterable[tuple[int, int]]) -> Ranges:

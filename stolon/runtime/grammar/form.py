@@ -1,4 +1,4 @@
-"""Forms of JSON texts that are regular: trees of what may stand where, written out by schema_form.py.
+"""Forms of JSON texts that are regular: trees of what may stand where, written out by form_schema.py.
 
 dialect.py has the like for patterns. A form speaks of texts as they are written: of strings with their quotes and
 escapes, in the one spelling that llg_source.py asks llguidance for, so that both engines take the same texts.
@@ -10,10 +10,9 @@ import json
 from dataclasses import dataclass
 from functools import lru_cache
 
-from .charset import EVERY, Ranges, union
+from .charset import EVERY, LAST, Ranges, gaps, union
 from .dialect import Anchor, Chain, Choice, Leaf, Node, Repeat
 
-LAST = 0x10FFFF
 _SURROGATES = (0xD800, 0xDFFF)
 _ESCAPED = {8: "\\b", 9: "\\t", 10: "\\n", 12: "\\f", 13: "\\r", 34: '\\"', 92: "\\\\"}
 _RAW: Ranges = ((0x20, 0x21), (0x23, 0x5B), (0x5D, 0x7E), (0x80, _SURROGATES[0] - 1), (_SURROGATES[1] + 1, LAST))
@@ -151,18 +150,8 @@ def _but(words: list[str]) -> Form:
         rest = [word[1:] for word in words if word[:1] == letter]
         options.append(row(_written(((ord(letter), ord(letter)),)), _but(rest)))
     taken = union((ord(letter), ord(letter)) for letter in first)
-    options.append(row(_written(_others(taken)), letters()))
+    options.append(row(_written(gaps(taken)), letters()))
     return any_of(options)
-
-
-def _others(ranges: Ranges) -> Ranges:
-    gaps: list[tuple[int, int]] = []
-    begin = 0
-    for low, high in (*ranges, (LAST + 1, LAST + 1)):
-        if begin < low:
-            gaps.append((begin, low - 1))
-        begin = high + 1
-    return tuple(gaps)
 
 
 @lru_cache(maxsize=256)

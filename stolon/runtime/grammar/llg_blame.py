@@ -9,17 +9,20 @@ from typing import Any, cast
 from llguidance import LLMatcher
 
 from ...lang.errors import InvalidRequest
-from .linter import parse, refuse, too_large
+from .linter import refuse, too_large
 from .llg_source import BYTES, LIMITS, SPELLING, speaks_of_limit
-from .rewrite import Rewriter
-from .rewrite_emit import Emitter
 from .rewrite_scalars import spelled
 from .rewrite_shapes import Unsupported
+from .schema import emitted
 from .schema_cost import MAX_SHORTEST, Node, prune, shortest_values
-from .schema_document import Document
 from .schema_places import keyword_place, place_of
 
 _CONTRADICTION = "no value is valid under it: its rules contradict each other"
+
+
+def is_placed(error: InvalidRequest) -> bool:
+    """Whether it points at a part of the schema."""
+    return error.param not in (None, "#")
 
 
 def placed(error: InvalidRequest, text: str, example: Callable[[str], str | None]) -> InvalidRequest:
@@ -27,7 +30,7 @@ def placed(error: InvalidRequest, text: str, example: Callable[[str], str | None
 
     error: by `rewrite_schema` or by llguidance; example: as `rewrite_schema` takes it
     """
-    if error.param not in (None, "#"):
+    if is_placed(error):
         return error
     try:
         parts = _Parts(text, example)
@@ -40,9 +43,8 @@ class _Parts:
     """The definitions to which a schema is rewritten."""
 
     def __init__(self, text: str, example: Callable[[str], str | None]) -> None:
-        self._document = Document(parse(text))
-        emitter = Emitter(Rewriter(self._document))
-        self._root = emitter.emit(self._document.root)
+        emitter, self._root = emitted(text)
+        self._document = emitter.rewriter.document
         self._terms = emitter.terms
         self._written = emitter.definitions
         examples = {pattern: found for pattern in emitter.patterns if (found := example(pattern)) is not None}

@@ -17,6 +17,7 @@ from ...lang.errors import InvalidRequest, UnsupportedError
 from .dfa import Dfa, choices_dfa, regex_dfa
 from .form_dfa import MAX_STATES, TooLargeError, form_dfa
 from .linter import refuse
+from .llg_blame import is_placed
 from .llg_compile import choices_source, json_object_source, lark_source, pieces_source, regex_source, schema_source
 from .llg_source import Reach, Source
 from .outlines import TokenTable, token_table
@@ -66,7 +67,7 @@ def _small(schema: str) -> Dfa | None:
     except (IrregularSchema, TooLargeError):
         return None
     except InvalidRequest as error:
-        if error.param not in (None, "#"):
+        if is_placed(error):
             raise
         return None
     return dfa if dfa.start else None

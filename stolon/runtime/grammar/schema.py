@@ -37,7 +37,7 @@ def rewrite_schema(text: str, example: Callable[[str], str | None] | None = None
     Raises InvalidRequest with the JSON pointer as `param` and one of the codes "invalid_schema",
     "unsupported_schema_keyword", "unsatisfiable_schema", "schema_too_large" and "unresolvable_ref".
     """
-    emitter, root = _emitted(text)
+    emitter, root = emitted(text)
     tried = {pattern: example(pattern) for pattern in emitter.patterns} if example else {}
     examples = {pattern: text for pattern, text in tried.items() if text is not None}
     found = shortest_values(emitter.definitions, examples)
@@ -69,7 +69,7 @@ def regular_form(text: str, most: int | None = None) -> Form:
 
     Raises IrregularSchema, and InvalidRequest as `rewrite_schema` does but for schemas that have no value.
     """
-    emitter, root = _emitted(text)
+    emitter, root = emitted(text)
     try:
         return schema_form(emitter.definitions, root, most)
     except IrregularError as error:
@@ -77,8 +77,9 @@ def regular_form(text: str, most: int | None = None) -> Form:
         raise IrregularSchema(at, str(error)) from error
 
 
-@lru_cache(maxsize=1)  # asked twice for a schema that turns out not to be regular
-def _emitted(text: str) -> tuple[Emitter, str]:
+@lru_cache(maxsize=1)  # asked again for a schema that is not regular, and for one that llguidance refuses
+def emitted(text: str) -> tuple[Emitter, str]:
+    """The definitions to which a schema is rewritten, and the name of its own. Raises InvalidRequest."""
     document = Document(parse(text))
     emitter = Emitter(Rewriter(document))
     return emitter, emitter.emit(document.root)

@@ -72,8 +72,7 @@ class Vocabulary:
             depth += 1
             alive = alive[lengths[alive] > depth]
         self.byte, self.parent = np.concatenate(byte), np.concatenate(parent)
-        self.children = np.bincount(self.parent[1:], minlength=len(self.parent)).astype(np.int32)
-        self.first_child = (1 + np.cumsum(self.children) - self.children).astype(np.int32)
+        self.first_child, self.children = _children(self.parent)
         self.node_of = np.zeros(self.size, np.int32)
         self.node_of[[number for _, number in said]] = node
 
@@ -131,8 +130,7 @@ class ClassTrie:
             low, self.nodes = self.nodes, self.nodes + len(found)
             self.depth += 1
         self.letter = np.concatenate(letters)
-        self.children = np.bincount(np.concatenate(parents)[1:], minlength=self.nodes).astype(np.int32)
-        self.first_child = (1 + np.cumsum(self.children) - self.children).astype(np.int32)
+        self.first_child, self.children = _children(np.concatenate(parents))
         self.node_of = np.maximum(of[vocabulary.node_of], 0)
         self._tokens_by_node()
 
@@ -195,6 +193,12 @@ class ClassTrie:
         bits = np.zeros(len(self.node_of), np.bool_)
         bits[self._tokens[_ranges(self._begin[nodes], count)]] = True
         return np.packbits(bits, bitorder="little")
+
+
+def _children(parent: Ints) -> tuple[Ints, Ints]:
+    """The first child of each node, and how many it has: nodes stand in the order of their parents."""
+    count = np.bincount(parent[1:], minlength=len(parent)).astype(np.int32)
+    return (1 + np.cumsum(count) - count).astype(np.int32), count
 
 
 def _ranges(begin: NDArray[np.integer[Any]], count: NDArray[np.integer[Any]]) -> Ints:
