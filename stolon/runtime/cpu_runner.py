@@ -21,12 +21,23 @@ from .kv import KVCache
 from .loading import DTYPES, SMALL_MODEL, Setup, load_decoder
 from .memory import GIB, KVShape, free_memory_bytes, size_kv_cache
 from .models.config import ModelConfig
-from .models.linear import Linear, LinearOptions, bfloat16_is_fast, int8_works, make_linear, native_gemv, packing_works
+from .models.linear import (
+    Linear,
+    LinearOptions,
+    SingleRow,
+    bfloat16_is_fast,
+    int8_works,
+    make_linear,
+    native_gemv,
+    packing_works,
+)
 from .models.rotary import TurnedAttention, cos_sin, inverse_frequencies
 from .sequence import Plan
 
-# A second copy of the weights, for single rows, may take this share of what is free once they are loaded.
+# A second copy of the weights, for single rows, may take this share of what is free once they are loaded, and must make
+# their products so many times faster.
 PLAIN_COPY_SHARE = 0.25
+PLAIN_COPY_GAIN = 1.1
 # Of what is free once the weights are loaded, for the KV cache: others use the machine's memory, too.
 MEMORY_FRACTION = 0.6
 
@@ -140,6 +151,7 @@ def _linear_options(config: EngineConfig, model: ModelConfig, dtype: torch.dtype
     if (
         dtype == torch.bfloat16
         and extra < (free_memory_bytes() - _weight_bytes(model, dtype, options)) * PLAIN_COPY_SHARE
+        and SingleRow.measured().plain_gain > PLAIN_COPY_GAIN
     ):
         return replace(options, plain_copy=True)
     return options

@@ -17,6 +17,7 @@ from stolon.runtime.models.linear import (
     Int8Linear,
     PackedLinear,
     PlainLinear,
+    SingleRow,
     bfloat16_is_fast,
     int8_works,
     native_gemv,
@@ -196,6 +197,40 @@ def test_a_packed_product_is_the_plain_one_and_a_row_does_not_depend_on_the_othe
         single = PackedLinear(weight, shift, plain_copy=True)(x[:1])
     torch.testing.assert_close(single, whole[:1], rtol=0, atol=tolerance)
     assert packed(x[:0]).shape == (0, 96)
+
+
+@pytest.mark.skipif(not packing_works(torch.bfloat16), reason="this CPU has no packed products of bfloat16")
+def test_how_many_rows_a_single_one_is_padded_to_does_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
+    weight, x = torch.randn(96, 352).bfloat16(), torch.randn(3, 352).bfloat16()
+    results: list[torch.Tensor] = []
+    for rows in (1, 4):
+        measured = SingleRow(packed_rows=rows, plain_gain=1.0)
+        monkeypatch.setattr(SingleRow, "measured", lambda measured=measured: measured)
+        product = PackedLinear(weight, None, plain_copy=False)
+        assert product.least_rows == rows
+        results += [product(x[:count]) for count in (1, 2, 3)]
+    for count in range(3):
+        assert torch.equal(results[count], results[2][: count + 1])
+        assert torch.equal(results[3 + count], results[2][: count + 1])
+
+
+@pytest.mark.parametrize(("gain", "copies"), [(0.7, False), (1.05, False), (1.3, True)])
+def test_weights_are_kept_twice_only_where_that_is_faster(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, gain: float, copies: bool
+) -> None:
+    measured = SingleRow(packed_rows=1, plain_gain=gain)
+    monkeypatch.setattr(SingleRow, "measured", lambda: measured)
+    assert ("plain copy" in make_runner(folder, dtype="bfloat16").memory_report) == copies
+    assert "plain copy" not in make_runner(folder, dtype="bfloat16", deterministic=True).memory_report
+    assert "plain copy" not in make_runner(folder, dtype="float32").memory_report
+
+
+@pytest.mark.skipif(not packing_works(torch.bfloat16), reason="this CPU has no packed products of bfloat16")
+def test_how_a_single_row_is_fastest_is_measured() -> None:
+    measured = SingleRow.measured()
+    assert measured.packed_rows in (1, 4)
+    assert 0.05 < measured.plain_gain < 20
+    assert SingleRow.measured() is measured
 
 
 def test_a_torch_without_the_packing_operators_computes_the_same(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,7 +1,8 @@
 """Matrix products with fixed weights, each form as fast as this CPU allows.
 
-Measured on one thread of a CPU with AVX512-bf16 (benchmarks/cpu.py): weights in oneDNN's blocked layout save the
-re-packing that `functional.linear` does on every call, and give each row the same sum whatever the number of rows.
+Weights in oneDNN's blocked layout save the re-packing that `functional.linear` does on every call, and give each row
+the same sum whatever the number of rows (benchmarks/cpu.py). How a single row is fastest differs between CPUs that have
+AVX512-bf16, so that is measured: see `SingleRow`.
 """
 
 # torch's own types have gaps
@@ -10,8 +11,9 @@ re-packing that `functional.linear` does on every call, and give each row the sa
 
 from __future__ import annotations
 
+import time
 import warnings
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -35,7 +37,7 @@ class Linear(Protocol):
 class LinearOptions:
     """How to hold weights.
 
-    packed: in oneDNN's layout; plain_copy: bfloat16 also as it is, which a single row reads faster (twice the memory)
+    packed: in oneDNN's layout; plain_copy: bfloat16 also as it is, for single rows (twice the memory), see `SingleRow`
     int8: 8-bit integers, one scale per output
     """
 
@@ -59,15 +61,15 @@ class PackedLinear:
     """oneDNN product with weights packed once.
 
     A few rows are padded to `least_rows`: for float32 a single row would take another kernel with another order of
-    summation (a row's result must not depend on its company), for bfloat16 four rows are as fast as two. Many rows are
-    padded to a round number, see `round_rows`.
+    summation (a row's result must not depend on its company), for bfloat16 see `SingleRow`. Many rows are padded to a
+    round number, see `round_rows`.
     """
 
     def __init__(self, weight: Tensor, bias: Tensor | None, *, plain_copy: bool) -> None:
         self.packed = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), PACKED_FOR_ROWS)
         self.bias = bias
         self.plain = weight if plain_copy else None
-        self.least_rows = 4 if weight.dtype == torch.bfloat16 else 2
+        self.least_rows = SingleRow.measured().packed_rows if weight.dtype == torch.bfloat16 else 2
 
     def __call__(self, x: Tensor) -> Tensor:
         rows = x.shape[0]
@@ -93,6 +95,40 @@ def round_rows(rows: int) -> int:
 
 def _packed_product(x: Tensor, packed: Tensor, bias: Tensor | None) -> Tensor:
     return torch.ops.mkldnn._linear_pointwise(x, packed, bias, "none", [], "")
+
+
+@dataclass(frozen=True, slots=True)
+class SingleRow:
+    """What a product of one row with bfloat16 weights costs on this CPU; all that counts is how fast they are read.
+
+    packed_rows: 1, or 4 where a packed product of four rows takes less time than one of a single row
+    plain_gain: how many times faster `torch.mv` reads weights that are not packed
+    """
+
+    packed_rows: int
+    plain_gain: float
+
+    @staticmethod
+    @cache
+    def measured() -> SingleRow:
+        """Takes about 0.1 s; the weights are more than fits in most caches, as a model's are."""
+        weight = torch.full((32768, 1024), 0.01, dtype=torch.bfloat16)
+        packed = torch.ops.mkldnn._reorder_linear_weight(weight, PACKED_FOR_ROWS)
+        x = torch.ones(4, 1024, dtype=torch.bfloat16)
+        one = _least_s(lambda: _packed_product(x[:1], packed, None))
+        four = _least_s(lambda: _packed_product(x, packed, None))
+        with native_gemv():
+            plain = _least_s(lambda: torch.mv(weight, x[0]))
+        return SingleRow(packed_rows=4 if four < one else 1, plain_gain=min(one, four) / plain)
+
+
+def _least_s(product: Callable[[], object], repeats: int = 5) -> float:
+    def once() -> float:
+        began = time.perf_counter()
+        product()
+        return time.perf_counter() - began
+
+    return min(once() for _ in range(repeats))
 
 
 class Int8Linear:
