@@ -113,8 +113,8 @@ class Runtime(Backend):
         self._engine.end_program(program)
 
     def render(self, prompt: Prompt) -> str:
-        """The text that the model reads, control tokens spelled out."""
-        return self._engine.tokenizer.decode(self._encoder.encode(prompt), skip_special_tokens=False)
+        """The text that the model reads, control tokens spelled out. After a closed turn no answer has begun."""
+        return self._engine.tokenizer.decode(self._encoder.encode_said(prompt), skip_special_tokens=False)
 
     def info(self) -> dict[str, object]:
         engine = self._engine
@@ -220,6 +220,13 @@ class PromptEncoder:
                 self._tokens[prompt] = found
             return found
 
+    def encode_said(self, prompt: Prompt) -> list[int]:
+        """`encode` without the start of an answer that no program has begun."""
+        if prompt.open_role is not None or not isinstance(prompt.piece, RoleClose):
+            return self.encode(prompt)
+        with self._lock:
+            return self._encode_turns(prompt, start_answer=False)
+
     def _encode_text(self, prompt: Prompt) -> list[int]:
         """Text without roles. No token spans the end of a generated run, so what was read up to one stays."""
         parts: list[Part] = []
@@ -231,7 +238,7 @@ class PromptEncoder:
             parts.extend(reversed(here))
         return self._tokenizer.encode_parts(parts[::-1])
 
-    def _encode_turns(self, prompt: Prompt) -> list[int]:
+    def _encode_turns(self, prompt: Prompt, *, start_answer: bool = True) -> list[int]:
         if self._chat is None:
             raise ChatTemplateError(
                 "this program has roles, but the model has no chat template; give one with "
@@ -242,7 +249,7 @@ class PromptEncoder:
             raise ChatTemplateError(
                 f"an answer inside an empty {turns[-1].role} turn has no start; write some text first"
             )
-        return self._chat.encode_parts(turns, continue_final=is_open)
+        return self._chat.encode_parts(turns, continue_final=is_open, start_answer=start_answer)
 
     def _turns(self, prompt: Prompt) -> tuple[list[Turn], bool]:
         """The turns, and whether the last one is open. What follows a closed turn outside any role is the start of an

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar, Union
 
 from .backend import Backend
-from .errors import ProgramError
+from .errors import ChatTemplateError, ProgramError
 from .hub import get_hub, loop_runs_here
 from .info import merged, token_meta
 from .interpreter import Chain
@@ -231,16 +231,21 @@ def piece_steps(chain: Chain, render: Callable[[Prompt], str | None] | None = No
             event = chain.events[position]
             position += 1
             if isinstance(event, Prompt):
-                text = transcript.after(event)
-                if text:
-                    yield Piece(text)
+                yield from _written(transcript.after(event))
             elif isinstance(event, Variable):
+                yield from _written(transcript.held())
                 yield from _generated(event, transcript)
         elif chain.has_ended():
             if position >= len(chain.events):
+                yield from _written(transcript.held())
                 return
         else:
             yield Wait(When(lambda: chain.has_ended() or position < len(chain.events), (chain, chain.run)))  # noqa: B023
+
+
+def _written(text: str) -> Steps[Piece]:
+    if text:
+        yield Piece(text)
 
 
 def _generated(variable: Variable, transcript: Transcript) -> Steps[Piece]:
@@ -258,20 +263,29 @@ class Transcript:
     def __init__(self, render: Callable[[Prompt], str | None] | None) -> None:
         self._render = render
         self._shown = ""
+        self._held = ""  # in plain words
 
     def add(self, text: str) -> None:
         self._shown += text
 
     def after(self, prompt: Prompt) -> str:
-        """What came new with the last piece of `prompt`."""
-        new = _plain_piece(prompt)
+        """What came new with the last piece of `prompt`; it is held back while no template can write it."""
+        self._held += _plain_piece(prompt)
         if self._render is not None:
-            whole = self._render(prompt)
+            try:
+                whole = self._render(prompt)
+            except ChatTemplateError:  # a turn without its first text, or a system turn without a user's
+                return ""
             # a chat template may write a turn anew when the next one begins; then the piece itself must do
             if whole is not None and whole.startswith(self._shown):
-                new = whole[len(self._shown) :]
-        self._shown += new
-        return new
+                self._held = whole[len(self._shown) :]
+        return self.held()
+
+    def held(self) -> str:
+        """What was held back; nothing is from here on."""
+        text, self._held = self._held, ""
+        self._shown += text
+        return text
 
 
 def _plain_piece(prompt: Prompt) -> str:

@@ -94,18 +94,27 @@ class ChatTemplate:
         *,
         tools: Tools | None = None,
         continue_final: bool = False,
+        start_answer: bool = True,
         variables: Mapping[str, Any] | None = None,
     ) -> list[int]:
         """The same as tokens. What stands in a content never becomes a control token.
 
+        start_answer: False leaves out the start of an answer after a conversation whose last message has ended
         variables: further ones of the template, which `messages`, `tools` and the like are not
         """
         mark = self._mark_for(_check_texts([messages, tools, variables]))
         parts = self._broken(messages, mark), self._broken(tools, mark)
-        text = self._render(*parts, continue_final, self._broken(variables, mark))
+        text = self._render(*parts, continue_final, start_answer=start_answer, variables=self._broken(variables, mark))
         return self._encode_rendered(text, mark, {})
 
-    def encode_parts(self, turns: Sequence[Turn], *, continue_final: bool, tools: Tools | None = None) -> list[int]:
+    def encode_parts(
+        self,
+        turns: Sequence[Turn],
+        *,
+        continue_final: bool,
+        start_answer: bool = True,
+        tools: Tools | None = None,
+    ) -> list[int]:
         """Like `encode`, but generated runs keep their tokens, so that what was computed for them is found again.
 
         If the template leaves a run out, repeats or changes it, all runs are read as text; so is each run whose
@@ -117,11 +126,12 @@ class ChatTemplate:
         slotted = [{"role": turn.role, "content": self._content(turn, slots, texts)} for turn in turns]
         mark = self._mark_for(texts)
         if slots:
-            text = self._render(self._broken(slotted, mark), self._broken(tools, mark), continue_final)
-            whole = self._render(self._broken(plain, mark), self._broken(tools, mark), continue_final)
+            shown = self._broken(tools, mark)
+            text = self._render(self._broken(slotted, mark), shown, continue_final, start_answer=start_answer)
+            whole = self._render(self._broken(plain, mark), shown, continue_final, start_answer=start_answer)
             if _says_the_same(text, slots, whole):
                 return self._encode_rendered(text, mark, slots)
-        return self.encode(plain, tools=tools, continue_final=continue_final)
+        return self.encode(plain, tools=tools, continue_final=continue_final, start_answer=start_answer)
 
     def _content(self, turn: Turn, slots: dict[str, TokenRun], texts: Sequence[str]) -> str:
         """The turn's content with a private character for each run that may keep its tokens; fills `slots`."""
@@ -156,13 +166,16 @@ class ChatTemplate:
         messages: Messages,
         tools: Tools | None,
         continue_final: bool,
+        *,
+        start_answer: bool = True,
         variables: Mapping[str, Any] | None = None,
     ) -> str:
         if not messages:
             raise ChatTemplateError("messages must not be empty")
         rows = [_normal(message) for message in messages]
         if continue_final and not rows[-1].get("content"):
-            rows, continue_final = rows[:-1], False  # an answer that has not begun: the template starts it
+            # an answer that has not begun: the template starts it
+            rows, continue_final, start_answer = rows[:-1], False, True
         end = ""
         if continue_final:
             if not isinstance(rows[-1].get("content"), str):
@@ -173,7 +186,7 @@ class ChatTemplate:
         text = renderer.render(
             rows,
             tools=tools,
-            add_generation_prompt=not continue_final,
+            add_generation_prompt=start_answer and not continue_final,
             named_tokens={**(variables or {}), **self._tokenizer.named_tokens},
         )
         if not end:

@@ -137,7 +137,8 @@ def test_turns_go_through_the_models_template(runtime: Runtime) -> None:
 def test_what_follows_a_closed_turn_starts_an_answer(runtime: Runtime) -> None:
     question = said(("user", "Hi"))
     start = "<s><|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
-    assert runtime.render(question) == start
+    assert runtime._engine.tokenizer.decode(runtime.encode(question), skip_special_tokens=False) == start
+    assert runtime.render(question) == start.removesuffix("<|im_start|>assistant\n")  # nobody has begun it yet
     assert runtime.render(question.append(Text("Sure, "))) == start + "Sure, "
 
 

@@ -74,6 +74,19 @@ def test_e6_a_stream_adds_up_to_the_text_of_a_run(runtime: Runtime) -> None:
 
 
 @function
+def with_a_system_turn(s: State, question: str) -> None:
+    s += system("You are a helpful assistant.")
+    s += user(question)
+    s += assistant(gen("answer", max_tokens=32))
+
+
+def test_a_stream_read_from_its_beginning_is_the_text_that_the_model_reads(runtime: Runtime) -> None:
+    streamed = with_a_system_turn.run("What is the capital of Italy?", backend=runtime, stream=True)
+    assert "".join(streamed.text_iter()) == streamed.text()
+    assert streamed.text().endswith(f"{streamed['answer']}<|im_end|>\n")  # and no turn that nobody began
+
+
+@function
 def branching(s: State, stem: str, ends: list[str]) -> list[str]:
     s += stem
     branches = s.fork(len(ends))
