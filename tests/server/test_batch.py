@@ -126,11 +126,12 @@ async def test_a_busy_server_is_asked_again(start: StartServer, tmp_path: Path) 
     assert (await running)[0] == 0
 
 
-async def test_a_server_that_is_not_there_ends_the_run(tmp_path: Path) -> None:
+@pytest.mark.parametrize("retries", ["0", "1"])
+async def test_a_server_that_is_not_there_ends_the_run(tmp_path: Path, retries: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as sock:
         port = sock.getsockname()[1]
     given = write(tmp_path / "in.jsonl", request("a"))
-    status, _, problem = await run(f"http://127.0.0.1:{port}", given, tmp_path / "out.jsonl", "--retries", "1")
+    status, _, problem = await run(f"http://127.0.0.1:{port}", given, tmp_path / "out.jsonl", "--retries", retries)
     assert status == 1
     assert "line 1: nobody answers" in problem
 
@@ -156,6 +157,16 @@ async def test_wrong_flags_are_status_2(tmp_path: Path, flags: list[str], says: 
     status, _, problem = await run("http://127.0.0.1:9", given, tmp_path / "out.jsonl", *flags)
     assert status == 2
     assert says in problem
+
+
+def test_neither_a_model_nor_a_server_is_an_error_that_names_both(tmp_path: Path) -> None:
+    given = write(tmp_path / "in.jsonl", request("a"))
+    command = [sys.executable, "-m", "stolon.run_batch", "-i", str(given), "-o", str(tmp_path / "out.jsonl")]
+    ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert ran.returncode == 2
+    assert ran.stderr.startswith("stolon.run_batch: error: no model is named")
+    assert "--url" in ran.stderr
+    assert ran.stderr.count("\n") == 1
 
 
 async def test_a_missing_file_is_one_line(tmp_path: Path) -> None:

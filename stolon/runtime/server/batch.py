@@ -8,7 +8,7 @@ import secrets
 import signal
 import socket
 import sys
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,15 +81,18 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("-o", "--output", type=Path, required=True, help="answers are added to this file")
     parser.add_argument("--url", help="a server that answers, in place of a model in this process")
     parser.add_argument("--key", help="the key of that server")
-    parser.add_argument("--concurrency", type=_count, default=64, help="requests at a time (default: 64)")
-    parser.add_argument("--retries", type=_count, default=5, help="when the server is busy or gone (default: 5)")
+    parser.add_argument("--concurrency", type=_from(1), default=64, help="requests at a time (default: 64)")
+    parser.add_argument("--retries", type=_from(0), default=5, help="when the server is busy or gone (default: 5)")
     return parser
 
 
-def _count(text: str) -> int:
-    if not text.isdecimal() or not 1 <= int(text) <= 65536:
-        raise argparse.ArgumentTypeError(f"must be a whole number from 1 to 65536, got {text[:40]!r}")
-    return int(text)
+def _from(least: int) -> Callable[[str], int]:
+    def read(text: str) -> int:
+        if not text.isdecimal() or not least <= int(text) <= 65536:
+            raise argparse.ArgumentTypeError(f"must be a whole number from {least} to 65536, got {text[:40]!r}")
+        return int(text)
+
+    return read
 
 
 async def _run(asked: argparse.Namespace, further: Sequence[str], answers: Answers, counts: _Counts) -> bool:
@@ -144,7 +147,7 @@ async def _remote(url: str, key: str | None) -> AsyncGenerator[aiohttp.ClientSes
 @asynccontextmanager
 async def _local(flags: Sequence[str]) -> AsyncGenerator[aiohttp.ClientSession]:
     """A server in this process, on a port that only this process knows the key of."""
-    settings, config = parse(flags)
+    settings, config = parse(flags, program=PROGRAM, no_model=", or --url for a server")
     engine, embedder = await asyncio.to_thread(load, config)
     service = Service(settings, engine, embedder=embedder)
     key = secrets.token_urlsafe(32)

@@ -39,11 +39,16 @@ _GROUPS: tuple[tuple[str, type, str], ...] = (
 )
 
 
-def parse(arguments: Sequence[str] | None = None) -> tuple[ServerConfig, EngineConfig]:
-    """The settings that the command line asks for. Exits with 2 and one line on stderr where it cannot be read."""
+def parse(
+    arguments: Sequence[str] | None = None, *, program: str = PROGRAM, no_model: str = ""
+) -> tuple[ServerConfig, EngineConfig]:
+    """The settings that the command line asks for. Exits with 2 and one line on stderr where it cannot be read.
+
+    program: whose flags these are, for that line; no_model: what else than a model may be named, in words
+    """
     parser = _Parser(
-        prog=PROGRAM,
-        usage=f"python -m {PROGRAM} [MODEL] [flags]",
+        prog=program,
+        usage=f"python -m {program} [MODEL] [flags]",
         description="Serve a model under the OpenAI protocol and the native one.",
         formatter_class=_Help,
         allow_abbrev=False,  # a script must not break when a longer flag arrives
@@ -56,7 +61,7 @@ def parse(arguments: Sequence[str] | None = None) -> tuple[ServerConfig, EngineC
             if _group_of(config, field.name) == title:
                 _add(group.add_argument, field, kind)
     _add_foreign(parser)
-    found = _read(parser, sys.argv[1:] if arguments is None else arguments)
+    found = _read(parser, sys.argv[1:] if arguments is None else arguments, no_model)
     scheduler = SchedulerConfig(**_of(SchedulerConfig, found))
     return (
         ServerConfig(**_of(ServerConfig, found)),
@@ -64,7 +69,7 @@ def parse(arguments: Sequence[str] | None = None) -> tuple[ServerConfig, EngineC
     )
 
 
-def _read(parser: _Parser, arguments: Sequence[str]) -> dict[str, Any]:
+def _read(parser: _Parser, arguments: Sequence[str], no_model: str) -> dict[str, Any]:
     found = vars(parser.parse_args(arguments))
     if found["config"] is not None:
         try:
@@ -76,13 +81,13 @@ def _read(parser: _Parser, arguments: Sequence[str]) -> dict[str, Any]:
         parser.origin = ""
         found = vars(parser.parse_args([*from_file, *arguments]))
     for note in sorted(found.get("foreign") or ()):
-        print(f"{PROGRAM}: note: without effect here: {note}", file=sys.stderr)
+        print(f"{parser.prog}: note: without effect here: {note}", file=sys.stderr)
     positional, named = found.pop("model"), found["model_path"]
     if positional is not None and named not in (None, positional):
         parser.error(f"two models are named: {positional} and --model-path {named}")
     found["model_path"] = positional or named
     if found["model_path"] is None:
-        parser.error("no model is named: give its folder as MODEL or --model-path, or `tiny`")
+        parser.error(f"no model is named: give its folder as MODEL or --model-path, or `tiny`{no_model}")
     return found
 
 
@@ -208,4 +213,4 @@ class _Parser(argparse.ArgumentParser):
             close = difflib.get_close_matches(wrong.split("=")[0], list(self.spellings()), n=1)
             hint = f"; did you mean {close[0]}?" if close else "; --help lists all flags"
             message = f"unknown flag {wrong[:60]}{hint}"
-        self.exit(2, f"{PROGRAM}: error: {self.origin}{' '.join(message.split())}\n")
+        self.exit(2, f"{self.prog}: error: {self.origin}{' '.join(message.split())}\n")
