@@ -81,6 +81,11 @@ class Tokenizer:
         try:
             loaded = _auto.from_pretrained(str(directory), local_files_only=True, trust_remote_code=False)
         except Exception as error:  # the library raises whatever its readers raise, bare Exception from Rust among it
+            if not (directory / "tokenizer.json").exists():
+                raise CheckpointError(
+                    f"{directory} has no tokenizer.json; copy it there from where the model came from, or name the "
+                    "folder of a tokenizer (tokenizer_path)"
+                ) from error
             raise CheckpointError(f"the tokenizer in {directory} cannot be read: {first_line(error)}") from error
         if not getattr(loaded, "is_fast", False):
             raise CheckpointError(
