@@ -185,7 +185,11 @@ def cuda_accelerator() -> CudaAccelerator:
     """Raises InvalidRequest with the reason where no GPU can be used."""
     if not torch.cuda.is_available():
         built = f"built for CUDA {torch.version.cuda}" if torch.version.cuda else "built without CUDA"
-        raise InvalidRequest(f"device cuda: no GPU can be used (torch {torch.__version__}, {built})", param="device")
+        raise InvalidRequest(
+            f"device cuda: no GPU can be used (torch {torch.__version__}, {built}); use cpu, or a torch for CUDA with "
+            "the driver it needs",
+            param="device",
+        )
     if importlib.util.find_spec("triton") is None:
         raise InvalidRequest("device cuda needs Triton: pip install 'stolon[gpu]', or use cpu", param="device")
     major, minor = torch.cuda.get_device_capability()

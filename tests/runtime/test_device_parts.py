@@ -16,9 +16,9 @@ from safetensors.torch import save_file
 
 from stolon.kernels.drawing import Draws, Penalties
 from stolon.kernels.reference_sample import scale_logits
-from stolon.lang.errors import CheckpointError
+from stolon.lang.errors import CheckpointError, InvalidRequest
 from stolon.lang.types import SamplingParams
-from stolon.runtime.accelerator import HostAccelerator, Marker
+from stolon.runtime.accelerator import HostAccelerator, Marker, cuda_accelerator
 from stolon.runtime.device_masks import MaskStaging
 from stolon.runtime.device_penalties import CountLine, TokenCounts
 from stolon.runtime.graphs import DecodeGraphs, bucket_sizes
@@ -372,3 +372,10 @@ def test_random_weights_repeat_with_their_seed_and_norms_are_one() -> None:
     assert torch.equal(one.take("a.weight", 4, 5), same.take("a.weight", 4, 5))
     assert not torch.equal(one.take("b.weight", 4, 5), other.take("b.weight", 4, 5))
     assert one.take("x.norm.weight", 3).tolist() == [1.0, 1.0, 1.0]
+
+
+def test_where_there_is_no_gpu_the_error_says_what_else_to_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(InvalidRequest, match="no GPU can be used .*; use cpu") as caught:
+        cuda_accelerator()
+    assert caught.value.param == "device"
