@@ -376,6 +376,6 @@ def test_random_weights_repeat_with_their_seed_and_norms_are_one() -> None:
 
 def test_where_there_is_no_gpu_the_error_says_what_else_to_use(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(InvalidRequest, match="no GPU can be used .*; use cpu") as caught:
+    with pytest.raises(InvalidRequest, match=r"no GPU can be used .*; use cpu") as caught:
         cuda_accelerator()
     assert caught.value.param == "device"

@@ -180,7 +180,7 @@ def test_a_missing_or_broken_tokenizer_is_an_error_that_names_the_folder(tmp_pat
     with pytest.raises(CheckpointError, match="nowhere"):
         Tokenizer.load(tmp_path / "nowhere")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(CheckpointError, match="empty has no tokenizer.json; copy it there"):
+    with pytest.raises(CheckpointError, match=r"empty has no tokenizer\.json; copy it there"):
         Tokenizer.load(tmp_path / "empty")
     for content in ("", "{", "[]", '{"model": 5}', "\udcff".encode("utf-8", "surrogateescape").decode("latin-1")):
         folder = made.saved(made.byte_level(), tmp_path / "broken")
