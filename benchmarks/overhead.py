@@ -108,15 +108,15 @@ def measure(core: EngineCore, runner: ModelRunner, steps: int) -> dict[str, floa
     made, drawn, launch, step = cpu_runner.make_batch, cpu_step.sample, runner.launch, cpu_step.CpuStep
     sample, results = step.sample, step.results
     cpu_runner.make_batch, cpu_step.sample = arrays.around(made), draw.around(drawn)
-    runner.launch = model.around(launch)  # type: ignore[method-assign]
-    step.sample, step.results = model.around(sample), model.around(results)  # type: ignore[method-assign]
+    runner.launch = model.around(launch)
+    step.sample, step.results = model.around(sample), model.around(results)
     began = time.thread_time()
     for _ in range(steps):
         assert len(core.step()) == BATCH
     total = time.thread_time() - began
     cpu_runner.make_batch, cpu_step.sample = made, drawn
-    runner.launch = launch  # type: ignore[method-assign]
-    step.sample, step.results = sample, results  # type: ignore[method-assign]
+    runner.launch = launch
+    step.sample, step.results = sample, results
     ours = total - model.seconds
     return {
         "step_ms": 1000 * total / steps,

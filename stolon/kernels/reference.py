@@ -1,8 +1,5 @@
 """The hot operators in plain PyTorch: what every faster form is compared with, and what runs on a CPU."""
 
-# torch's own types have gaps
-# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
-
 from __future__ import annotations
 
 from dataclasses import dataclass

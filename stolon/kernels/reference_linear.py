@@ -1,8 +1,5 @@
 """Products with fixed weights in plain PyTorch, and how weights are made small; see `linear_gpu` for the fast form."""
 
-# torch's own types have gaps
-# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
-
 from __future__ import annotations
 
 from dataclasses import dataclass

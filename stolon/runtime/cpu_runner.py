@@ -1,8 +1,5 @@
 """Computes plans on a CPU, with the fastest form of every operator that it has."""
 
-# torch's own types have gaps
-# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
-
 from __future__ import annotations
 
 from dataclasses import replace

@@ -1,8 +1,5 @@
 """A model on a GPU: loading, measuring what a step takes, sizing the KV cache, recording graphs."""
 
-# torch's own types have gaps
-# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
-
 from __future__ import annotations
 
 import gc

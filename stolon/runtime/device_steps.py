@@ -1,8 +1,5 @@
 """Launches plans on a device: what is to be known is sent, the forward pass enqueued, nothing waited for."""
 
-# torch's own types have gaps
-# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
-
 from __future__ import annotations
 
 from dataclasses import dataclass

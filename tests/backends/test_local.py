@@ -318,7 +318,7 @@ def test_an_unknown_setting_is_refused_by_name() -> None:
 @pytest.mark.parametrize("names", [{}, {"model": "a", "model_path": "b"}])
 def test_exactly_one_model_is_named(names: dict[str, str]) -> None:
     with pytest.raises(InvalidRequest, match="name one model"):
-        Runtime(**names)  # type: ignore[arg-type]
+        Runtime(**names)
 
 
 def computed(runtime: Runtime) -> int:

@@ -292,7 +292,7 @@ async def test_an_engine_thread_that_dies_ends_every_request_with_an_error(
             raise AssertionError("the books are wrong")
         return schedule()
 
-    engine._scheduler.schedule = broken  # type: ignore[method-assign]
+    engine._scheduler.schedule = broken
     found = await asyncio.gather(*(answer(engine, prompt, PARAMS) for prompt in PROMPTS), return_exceptions=True)
     assert all(isinstance(error, EngineError) for error in found)
     assert all("the books are wrong" in str(error) for error in found)
@@ -337,18 +337,18 @@ async def test_outputs_of_a_step_cost_one_wake_up_of_the_loop(engine_thread: tup
         wake_ups += 1
         return original(callback, *args, **options)  # type: ignore[arg-type]
 
-    loop.call_soon_threadsafe = counting  # type: ignore[method-assign]
+    loop.call_soon_threadsafe = counting
     try:
         before = engine.heartbeat.steps
         await asyncio.gather(*(answer(engine, prompt, PARAMS) for prompt in PROMPTS))
         assert wake_ups <= engine.heartbeat.steps - before + 1
         assert wake_ups < 10 * len(PROMPTS)
     finally:
-        loop.call_soon_threadsafe = original  # type: ignore[method-assign]
+        loop.call_soon_threadsafe = original
 
 
 @pytest.fixture
-async def engine_thread(tiny_checkpoint: Path):  # type: ignore[no-untyped-def]
+async def engine_thread(tiny_checkpoint: Path):
     engine = engine_of(tiny_checkpoint)
     yield engine, engine._thread
     await engine.close()

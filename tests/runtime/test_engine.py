@@ -478,7 +478,7 @@ async def test_a_step_that_hangs_shows_in_the_heartbeat(engine: Engine) -> None:
         release.wait(60)
         return launch(plan)
 
-    runner.launch = hang  # type: ignore[method-assign]
+    runner.launch = hang
     running = asyncio.ensure_future(answer(engine, PROMPT, GREEDY))
     await asyncio.to_thread(entered.wait, 60)
     first = engine.heartbeat

@@ -96,7 +96,7 @@ async def test_an_echoed_list_of_ids_is_text_again(client: AsyncOpenAI) -> None:
 class Ranked(FakeEngine):
     """Answers that differ: answer i is the letter i, and the later the likelier."""
 
-    async def generate(self, prompt_ids, params, **more):  # type: ignore[no-untyped-def]
+    async def generate(self, prompt_ids, params, **more):
         async for delta in super().generate(prompt_ids, params, **more):
             yield self._marked(delta)
 

@@ -195,10 +195,10 @@ async def test_an_end_is_put_off_while_there_is_something_else_to_say(engine: En
     params = replace(SAMPLED, max_tokens=20, logit_bias=((eos, 100.0),))
     short = await answer(engine, PROMPT, params, constraint=WORDS)
     assert len(short.tokens) < 12
-    found = await answer(engine, PROMPT, replace(params, **wish), constraint=WORDS)  # type: ignore[arg-type]
+    found = await answer(engine, PROMPT, replace(params, **wish), constraint=WORDS)
     assert len(found.tokens) == (20 if "ignore_eos" in wish else 13)
     assert re.fullmatch(WORDS.text, found.text)
-    one = await answer(engine, PROMPT, replace(params, **wish), constraint=Constraint("choices", choices=("yes",)))  # type: ignore[arg-type]
+    one = await answer(engine, PROMPT, replace(params, **wish), constraint=Constraint("choices", choices=("yes",)))
     assert (one.text, one.finish) == ("yes", "stop")
 
 

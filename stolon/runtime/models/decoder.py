@@ -1,8 +1,5 @@
 """One parametrised decoder for Llama, Mistral, Qwen2 and Qwen3."""
 
-# torch's own types have gaps
-# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
-
 from __future__ import annotations
 
 from collections.abc import Callable

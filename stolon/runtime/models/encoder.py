@@ -1,8 +1,5 @@
 """One parametrised encoder for BERT, RoBERTa and XLM-RoBERTa."""
 
-# torch's own types have gaps
-# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
-
 from __future__ import annotations
 
 from dataclasses import dataclass

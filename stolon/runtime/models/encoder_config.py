@@ -1,8 +1,5 @@
 """What the config.json of a BERT-like encoder says."""
 
-# JSON has any type until it is checked
-# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
-
 from __future__ import annotations
 
 from dataclasses import dataclass

@@ -5,8 +5,6 @@ the same sum whatever the number of rows (benchmarks/cpu.py). How a single row i
 AVX512-bf16, so that is measured: see `SingleRow`.
 """
 
-# torch's own types have gaps
-# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 # pyright: reportPrivateUsage=false
 
 from __future__ import annotations
