@@ -42,11 +42,6 @@ class SSEParser:
         self._at_start = True
         self._skip_newline = False  # the last line ended in CR at the end of a chunk
 
-    @property
-    def is_inside_event(self) -> bool:
-        """Whether the stream would be cut in the middle of an event if it ended here."""
-        return bool(self._rest or self._data)
-
     def feed(self, chunk: bytes) -> list[ServerEvent]:
         """Raises BackendProtocolError for an event past the limit."""
         if not chunk:

@@ -129,7 +129,7 @@ class Failure:
     label, origin: the generation that failed; branch: the fork it was in, empty for the main line
     """
 
-    __slots__ = ("branch", "cancelled", "cause", "delivered", "label", "origin", "reason")
+    __slots__ = ("branch", "cancelled", "cause", "delivered", "label", "origin")
 
     def __init__(
         self, label: str, origin: Origin, branch: str, cause: BaseException | None, *, cancelled: bool = False

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import logging
 import time
 
 import numpy as np
@@ -30,8 +29,6 @@ from .models.rotary import inverse_frequencies
 from .sequence import Plan
 from .slot_table import SlotTable
 from .weights_upload import Uploader
-
-logger = logging.getLogger(__name__)
 
 # Of what is free once weights and steps have what they need: the rest is for what was not measured.
 MEMORY_FRACTION = 0.95

@@ -37,7 +37,7 @@ class Tokenizer:
 
     vocab_size: one more than the largest id that has a token; a model may have more rows, which stand for no text
     special_ids: ids of control tokens, left out of text; special_tokens: how they are spelled, longest first
-    bos_token_id: the id that starts a text, if the tokenizer names one; adds_bos: whether `encode` puts it there
+    bos_token_id: the id that starts a text, if the tokenizer names one
     eos_ids: ids that end an answer, from the tokenizer and from generation_config.json (else config.json)
     rule: how a token stands for bytes; None where only the tokenizer's own decoder knows
     chat_templates: sources by name, as the checkpoint brings them; "default" is the usual one
@@ -63,7 +63,6 @@ class Tokenizer:
         self._prefix = _prefix_of(backend)
         self._frames = {count: _frame_of(backend, count) for count in (1, 2)}
         self.bos_token_id = facts.bos_token_id
-        self.adds_bos = facts.bos_token_id is not None and facts.bos_token_id in self._prefix
         self.eos_ids = facts.eos_ids
         self.chat_templates = facts.chat_templates
         self.named_tokens = facts.named_tokens

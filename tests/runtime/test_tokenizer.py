@@ -142,12 +142,11 @@ def test_parts_keep_their_tokens_and_text_joins_without_an_extra_space(pairs: di
 
 def test_facts_about_control_tokens(pairs: dict[str, Pair]) -> None:
     ours, theirs = pairs["with_bos"]
-    assert ours.adds_bos
     assert ours.bos_token_id == theirs.bos_token_id == ours.encode("x")[0]
     assert ours.special_ids == set(theirs.all_special_ids) | {
         theirs.convert_tokens_to_ids(t) for t in ours.special_tokens
     }
-    assert not pairs["byte_level"][0].adds_bos
+    assert pairs["byte_level"][0].encode("") == []
     assert "<think>" not in pairs["byte_level"][0].special_tokens
 
 

@@ -21,13 +21,12 @@ from .schema_places import keyword_place
 @dataclass(frozen=True, slots=True)
 class PlainSchema:
     """text: the schema as JSON; completion: a short value of it, where one is known; jump: see schema_cost.jump;
-    examples: a text for each of its patterns for which one was found; is_plain: whether it has none
+    is_plain: whether it has no patterns
     """
 
     text: str
     completion: str | None
     jump: int
-    examples: tuple[str, ...] = ()
     is_plain: bool = False
 
 
@@ -48,9 +47,7 @@ def rewrite_schema(text: str, example: Callable[[str], str | None] | None = None
     if shortest.length > MAX_SHORTEST:
         raise too_large("", "bytes of the shortest value", shortest.length, MAX_SHORTEST)
     kept = {name: prune(node, found) for name, node in emitter.definitions.items() if name in found.values}
-    return PlainSchema(
-        _assembled(root, kept), shortest.text, jump(kept, found), tuple(examples.values()), emitter.is_plain
-    )
+    return PlainSchema(_assembled(root, kept), shortest.text, jump(kept, found), emitter.is_plain)
 
 
 class IrregularSchema(Exception):

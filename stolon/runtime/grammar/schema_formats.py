@@ -5,8 +5,6 @@ Names that JSON Schema does not define are annotations.
 
 from __future__ import annotations
 
-import re
-
 # leap years from 0004 on; year 0000 is no date to most readers
 _LEAP = r"(?:[0-9]{2}(?:0[48]|[2468][048]|[13579][26])|(?:0[48]|[2468][048]|[13579][26])00)"
 _YEAR = r"(?:[1-9][0-9]{3}|0[1-9][0-9]{2}|00[1-9][0-9]|000[1-9])"
@@ -41,8 +39,3 @@ REFUSED = frozenset({"idn-email", "idn-hostname", "iri", "iri-reference", "uri-t
 def known_format(name: str) -> bool:
     """Whether a format says something; unknown names are annotations."""
     return name in PATTERNS or name in ENGINE_FORMATS or name in REFUSED
-
-
-def matches(name: str, text: str) -> bool | None:
-    """Whether a string has a format; None where only the engine can tell."""
-    return re.search(PATTERNS[name], text) is not None and not text.endswith("\n") if name in PATTERNS else None

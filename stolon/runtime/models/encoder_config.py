@@ -38,7 +38,6 @@ class EncoderConfig:
 
     num_positions: rows of the position table; first_position: the row of a text's first token
     labels: outputs of the classifier, 0 where there is none
-    dtype: as the checkpoint names it, or "" where it does not
     """
 
     architecture: str
@@ -54,7 +53,6 @@ class EncoderConfig:
     layer_norm_eps: float
     activation: Activation
     labels: int
-    dtype: str
 
     @property
     def context_length(self) -> int:
@@ -101,7 +99,6 @@ def read_encoder_config(directory: Path, architecture: str) -> EncoderConfig:
         layer_norm_eps=fields.number("layer_norm_eps", 1e-12),
         activation=ACTIVATIONS[activation],
         labels=_labels(fields) if classifies else 0,
-        dtype=fields.dtype(),
     )
 
 
