@@ -7,6 +7,8 @@ import weakref
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, Generic, TypeVar
 
+from ..lang.hub import loop_runs_here
+
 T = TypeVar("T")
 
 Made = MutableMapping[asyncio.AbstractEventLoop, T]
@@ -58,13 +60,5 @@ def _abandon(made: Made[Any], close: Callable[[Any], Awaitable[None]]) -> None:
         loop, one = made.popitem()
         if loop.is_running():
             asyncio.run_coroutine_threadsafe(_closed(one, close), loop)
-        elif not loop.is_closed() and not _is_inside_a_loop():
+        elif not loop.is_closed() and not loop_runs_here():
             loop.run_until_complete(_closed(one, close))
-
-
-def _is_inside_a_loop() -> bool:
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return False
-    return True

@@ -60,7 +60,7 @@ class CpuRunner:
         self.decoder = load_decoder(setup, linear, operators("cpu"), flow, torch.device("cpu"))
         fraction = config.memory_fraction
         budget = size_kv_cache(
-            _kv_shape(model, dtype),
+            KVShape.of(model, dtype.itemsize),
             free_bytes=free_memory_bytes(),
             fraction=MEMORY_FRACTION if fraction is None else fraction,
             asked=config.kv_tokens,
@@ -164,12 +164,6 @@ def _weight_bytes(model: ModelConfig, dtype: torch.dtype, options: LinearOptions
         return linear + (0 if model.tied else table)
     plain = linear - (table if model.tied else 0) if options.plain_copy else 0
     return table + linear + plain
-
-
-def _kv_shape(model: ModelConfig, dtype: torch.dtype) -> KVShape:
-    return KVShape(
-        layers=model.num_layers, kv_heads=model.num_kv_heads, head_dim=model.head_dim, item_bytes=dtype.itemsize
-    )
 
 
 def _weights_report(model: ModelConfig, dtype: torch.dtype, options: LinearOptions) -> str:

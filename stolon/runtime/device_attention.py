@@ -17,9 +17,7 @@ from ..kernels.paged import DecodeWork, ExtendWork
 from ..kernels.reference import HeadNorm, Places
 from .device_batch import Arranged, Size
 from .kv import KVCache
-from .staging import DeviceArrays
-
-Arrays = dict[str, NDArray[np.int32]]
+from .staging import Arrays, DeviceArrays
 
 
 class AttentionPlans:

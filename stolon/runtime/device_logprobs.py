@@ -8,15 +8,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 from torch import Tensor
 
 from ..kernels.choose import Operators
 from ..lang.types import TokenLogprob
 from .sampler import LogprobsAsked
-from .staging import DeviceArrays, Outbox
-
-Arrays = dict[str, NDArray[np.int32]]
+from .staging import Arrays, DeviceArrays, Outbox
 
 
 class Lookup:

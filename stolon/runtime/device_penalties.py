@@ -16,9 +16,8 @@ from ..kernels.drawing import Penalties
 from ..lang.types import SamplingParams
 from .accelerator import Accelerator
 from .sequence import Row, Sequence
-from .staging import DeviceArrays
+from .staging import Arrays, DeviceArrays
 
-Arrays = dict[str, NDArray[np.int32]]
 # The first time anybody asks for penalties, and whenever these are not enough, so many lines more.
 LINES_AT_ONCE = 8
 

@@ -53,7 +53,7 @@ class DeviceRunner:
         cache_dtype = _cache_dtype(setup.config, setup.dtype)
         reserve = _measure(setup, model, cache_dtype)
         gc.collect()  # steps refer to themselves, and what was measured with would keep its cache for a while
-        shape = _kv_shape(setup.model, cache_dtype)
+        shape = KVShape.of(setup.model, cache_dtype.itemsize)
         config = setup.config
         budget = size_kv_cache(
             shape,
@@ -159,12 +159,6 @@ def _cache_dtype(config: EngineConfig, dtype: torch.dtype) -> torch.dtype:
             param="kv_cache_dtype",
         )
     return torch.float8_e4m3fn
-
-
-def _kv_shape(model: ModelConfig, dtype: torch.dtype) -> KVShape:
-    return KVShape(
-        layers=model.num_layers, kv_heads=model.num_kv_heads, head_dim=model.head_dim, item_bytes=dtype.itemsize
-    )
 
 
 def _kind(setup: Setup) -> str:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..kernels.choose import Operators
 from .accelerator import Accelerator
-from .device_attention import Arrays, AttentionPlans, DeviceAttention
+from .device_attention import AttentionPlans, DeviceAttention
 from .device_batch import Arranged, Size, arrange, batch_sizes, fill_batch
 from .device_masks import MaskStaging
 from .device_penalties import TokenCounts
@@ -20,7 +20,7 @@ from .kv import KVCache
 from .models.decoder import Decoder
 from .sequence import Plan
 from .slot_table import News, SlotTable
-from .staging import DeviceArrays, Layout, Parcel, Staging
+from .staging import Arrays, DeviceArrays, Layout, Parcel, Staging
 
 
 @dataclass(frozen=True, slots=True)

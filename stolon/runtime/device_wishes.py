@@ -8,7 +8,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ..kernels.drawing import Bias
 from ..lang.errors import InvalidRequest
@@ -17,9 +16,7 @@ from .device_logprobs import Lookup
 from .device_penalties import CountLine, TokenCounts
 from .sampler import CHUNK_ITEMS, LogprobsAsked, end_tokens, parameter_fault, wants_logprob
 from .sequence import Plan, Row
-from .staging import DeviceArrays
-
-Arrays = dict[str, NDArray[np.int32]]
+from .staging import Arrays, DeviceArrays
 
 
 @dataclass(frozen=True, slots=True)

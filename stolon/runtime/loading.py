@@ -75,12 +75,13 @@ class Setup:
         return self.origin.model
 
 
-def context_length(config: EngineConfig, model: ModelConfig) -> int:
+def context_length(config: EngineConfig, most: int, default: int) -> int:
+    """What the flag says, else `default`; most: what the model can read. Raises InvalidRequest."""
     if config.context_length is None:
-        return model.context_length
-    if not 1 <= config.context_length <= model.context_length:
+        return default
+    if not 1 <= config.context_length <= most:
         raise InvalidRequest(
-            f"context_length must be in [1, {model.context_length}] for this model, got {config.context_length}",
+            f"context_length must be in [1, {most}] for this model, got {config.context_length}",
             param="context_length",
         )
     return config.context_length

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..lang.errors import InvalidRequest
+from .models.config import ModelConfig
 
 GIB = 1 << 30
 
@@ -19,6 +20,10 @@ class KVShape:
     kv_heads: int
     head_dim: int
     item_bytes: int
+
+    @classmethod
+    def of(cls, model: ModelConfig, item_bytes: int) -> KVShape:
+        return cls(layers=model.num_layers, kv_heads=model.num_kv_heads, head_dim=model.head_dim, item_bytes=item_bytes)
 
     @property
     def token_bytes(self) -> int:

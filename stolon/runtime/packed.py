@@ -18,6 +18,7 @@ from torch.nn import functional
 from ..kernels.choose import operators
 from ..lang.errors import InvalidRequest
 from .config import EngineConfig, Pooling
+from .loading import DTYPES, context_length
 from .models.config import ConfigFields, ModelConfig, read_json, read_model_config
 from .models.decoder import Decoder, MakeLinear
 from .models.encoder import Classifier, Encoder
@@ -26,8 +27,6 @@ from .models.linear import Linear, LinearOptions, PlainLinear, make_linear, pack
 from .models.rotary import TurnedAttention, cos_sin, inverse_frequencies
 from .pooling import PoolingConfig, has_pooling, pool, read_pooling
 from .weights import Checkpoint
-
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +171,7 @@ class EncoderModel:
         said = read_pooling(directory)
         self.pooling: Pooling = _pooling(config, said, "cls")
         self.vocab_size = model.vocab_size
-        self.context_length = _context_length(config, said, model.context_length)
+        self.context_length = context_length(config, model.context_length, said.context_length(model.context_length))
         self._windows = (None,) * model.num_layers
         self._num_types = model.num_types
         linear = _linear_maker(dtype)
@@ -215,7 +214,7 @@ class DecoderModel:
         said = read_pooling(directory)
         self.pooling: Pooling = _pooling(config, said, "last")
         self.vocab_size, self.width = model.vocab_size, model.hidden_size
-        self.context_length = _context_length(config, said, model.context_length)
+        self.context_length = context_length(config, model.context_length, said.context_length(model.context_length))
         self.is_classifier = False
         self._windows = model.windows
         self._frequencies = inverse_frequencies(model.rope, model.head_dim)
@@ -277,17 +276,6 @@ def _pooling(config: EngineConfig, said: PoolingConfig, default: Pooling) -> Poo
     if config.pooling != "auto":
         return config.pooling
     return said.pooling or default
-
-
-def _context_length(config: EngineConfig, said: PoolingConfig, most: int) -> int:
-    if config.context_length is not None:
-        if not 1 <= config.context_length <= most:
-            raise InvalidRequest(
-                f"context_length must be in [1, {most}] for this model, got {config.context_length}",
-                param="context_length",
-            )
-        return config.context_length
-    return most if said.longest is None else min(said.longest, most)
 
 
 def _normalised(vectors: Tensor) -> Tensor:

@@ -33,6 +33,10 @@ class PoolingConfig:
     pooling: Pooling | None = None
     longest: int | None = None
 
+    def context_length(self, most: int) -> int:
+        """most: what the model can read"""
+        return most if self.longest is None else min(self.longest, most)
+
 
 def has_pooling(directory: Path) -> bool:
     """Whether the checkpoint is laid out as an embedding model."""

@@ -51,7 +51,7 @@ class ModelRunner:
             config=config,
             origin=origin,
             dtype=choose_cpu_dtype(config, model) if accelerator is None else choose_device_dtype(config, model),
-            context_length=context_length(config, model),
+            context_length=context_length(config, model.context_length, model.context_length),
             eos_token_ids=model.eos_token_ids | end_token_ids,
         )
         with torch.inference_mode():

@@ -14,6 +14,8 @@ from torch import Tensor
 
 from .accelerator import Accelerator, Marker
 
+Arrays = dict[str, NDArray[np.int32]]
+
 # Arrays begin at multiples of 16 bytes, the widest load of a GPU's thread.
 ALIGNMENT = 4
 # The device may be so many steps behind the host: the one it computes and the one that is enqueued.

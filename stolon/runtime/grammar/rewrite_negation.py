@@ -16,6 +16,7 @@ from .rewrite_shapes import (
     Term,
     Union,
     both,
+    least,
 )
 
 # an array this much longer than its prefix is looked at place by place
@@ -102,7 +103,7 @@ def _arrays(shape: Array, against: Shape, negation: Negation) -> list[Shape]:
     if shape.items is True:
         return found
     assert isinstance(against, Array)
-    longest = _least(shape.max_items, against.longest)
+    longest = least(shape.max_items, against.longest)
     if longest is not None and longest <= length + _PLACES:
         return [*found, *(_differing(i, negation.without(shape.items)) for i in range(length, longest))]
     if len(against.prefix) <= length and negation.is_empty(both(shape.items, against.items)):
@@ -114,10 +115,6 @@ def _arrays(shape: Array, against: Shape, negation: Negation) -> list[Shape]:
 
 def _differing(index: int, term: Term) -> Array:
     return Array(prefix=(*(True,) * index, term), min_items=index + 1)
-
-
-def _least(left: int | None, right: int | None) -> int | None:
-    return left if right is None else right if left is None else min(left, right)
 
 
 def _objects(shape: Object, against: Shape, negation: Negation) -> list[Shape]:

@@ -6,6 +6,7 @@ its own level: the schemas of properties and items stay terms, joined with `All`
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -223,14 +224,7 @@ def common_multiple(left: Fraction | None, right: Fraction | None) -> Fraction |
     if left is None or right is None:
         return left if right is None else right
     a, b = left.numerator * right.denominator, right.numerator * left.denominator
-    shared = left.denominator * right.denominator
-    return Fraction(abs(a * b) // _gcd(a, b), shared)
-
-
-def _gcd(a: int, b: int) -> int:
-    while b:
-        a, b = b, a % b
-    return abs(a)
+    return Fraction(math.lcm(a, b), left.denominator * right.denominator)
 
 
 def meet(left: Shape, right: Shape) -> Shape | None:
@@ -254,7 +248,8 @@ def meet(left: Shape, right: Shape) -> Shape | None:
     return None if found.is_empty else found
 
 
-def _least(left: Any, right: Any) -> Any:
+def least(left: int | None, right: int | None) -> int | None:
+    """The smaller of two limits; None where there is none."""
     return left if right is None else right if left is None else min(left, right)
 
 
@@ -281,7 +276,7 @@ def _meet_numbers(left: Number, right: Number) -> Number:
 def _meet_strings(left: String, right: String) -> String:
     found = String(
         min_length=max(left.min_length, right.min_length),
-        max_length=_least(left.max_length, right.max_length),
+        max_length=least(left.max_length, right.max_length),
         patterns=_merged(left.patterns, right.patterns),
         formats=_merged(left.formats, right.formats),
         excluded=left.excluded | right.excluded,
@@ -318,7 +313,7 @@ def _meet_arrays(left: Array, right: Array) -> Array:
         prefix=tuple(both(left.item(i), right.item(i)) for i in range(length)),
         items=both(left.items, right.items),
         min_items=max(left.min_items, right.min_items),
-        max_items=_least(left.max_items, right.max_items),
+        max_items=least(left.max_items, right.max_items),
         unique=left.unique or right.unique,
         contains=_merged(left.contains, right.contains),
         evaluated=max(counted) if len(counted) == 2 else EVERYTHING,
@@ -334,7 +329,7 @@ def _meet_objects(left: Object, right: Object) -> Object:
         additional=both(left.additional, right.additional),
         required=_merged(left.required, right.required),
         min_properties=max(left.min_properties, right.min_properties),
-        max_properties=_least(left.max_properties, right.max_properties),
+        max_properties=least(left.max_properties, right.max_properties),
         names=both(left.names, right.names),
         evaluated=EVERYTHING if everything else frozenset((*left.evaluated, *right.evaluated)),
         evaluated_patterns=left.evaluated_patterns | right.evaluated_patterns,
