@@ -418,6 +418,11 @@ async def test_a_near_miss_is_answered_with_the_right_name(server: Running) -> N
             assert f"did you mean {right}?" in await refused(reply, 400, UNKNOWN, wrong)
 
 
+async def test_who_asks_for_an_engine_is_told_where_it_is_chosen(server: Running) -> None:
+    async with server.http.post(TEXT, json={**GOOD[TEXT], "guided_decoding_backend": "outlines"}) as reply:
+        assert "--grammar-backend" in await refused(reply, 400, UNSUPPORTED, "guided_decoding_backend")
+
+
 async def test_an_unknown_model_is_answered_with_those_that_are_served(server: Running) -> None:
     async with server.http.post(CHAT, json={**GOOD[CHAT], "model": "x"}) as reply:
         assert "served: fake" in await refused(reply, 404, "model_not_found", "model")

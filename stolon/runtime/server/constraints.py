@@ -30,13 +30,13 @@ from .fields import (
 
 _TAG = "structural tags are not available; tools with strict: true ask for the same"
 _WHITE_SPACE = "the white space of JSON is that of Python's json module"
-_ONE_BACKEND = "this server has one way to constrain answers"
+_NO_OPTION = "what holds answers to their form here has no such option"
 
 # what others know about constraints and is refused by name
 UNSUPPORTED_CONSTRAINTS: dict[str, str] = {
     "grammar": "name it ebnf, or guided_grammar, or structured_outputs.grammar",
     "structural_tag": _TAG,
-    "guided_decoding_backend": _ONE_BACKEND,
+    "guided_decoding_backend": "it is chosen for the whole server, with --grammar-backend",
     "guided_whitespace_pattern": _WHITE_SPACE,
 }
 
@@ -126,7 +126,7 @@ _STRUCTURED_OBJECT = object_of(
     unsupported={
         "structural_tag": _TAG,
         "whitespace_pattern": _WHITE_SPACE,
-        **dict.fromkeys(["disable_any_whitespace", "disable_fallback", "disable_additional_properties"], _ONE_BACKEND),
+        **dict.fromkeys(["disable_any_whitespace", "disable_fallback", "disable_additional_properties"], _NO_OPTION),
     },
 )
 
