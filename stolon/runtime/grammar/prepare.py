@@ -27,7 +27,7 @@ Backend = Literal["auto", "automaton", "llguidance", "outlines"]
 Prepared = Dfa | Source | TokenTable
 
 # Of the two engines that say a schema alike, the automaton has the one whose form stays as small as this. Measured by
-# `python -m benchmarks.forms` on 150k tokens: it is compiled in 4 ms at the median, 7 at most (llguidance: 2 and 13), a
+# `python -m benchmarks.forms` on 150k tokens: it is compiled in 4 ms at the median, 7 at most (llguidance: 2 and 14), a
 # state's first mask takes 0.6 ms at most and any other 10 µs (20 to 80), and the way to an end is the shortest. More
 # states take 30 µs and 19 kB each; and where most letters are legal, as in a free string, most tokens are walked: 14 ms
 # for a first mask and 75 to 180 to compile, for which llguidance needs 0.3 and 3 to 12.
