@@ -9,15 +9,15 @@ import zlib
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import lru_cache
-from typing import Union, cast
+from typing import cast
 
 from ..lang.backend import Backend, Capabilities, GenerateRequest
 from ..lang.constraint import KINDS
 from ..lang.prompt import Prompt
 from ..lang.types import Delta, FinishReason, SamplingParams, Score, TokenLogprob, Usage
 
-Answer = Union[str, BaseException]  # noqa: UP007  (evaluated at run time; `|` needs Python 3.10's types on both sides)
-Script = Union[Answer, Sequence[Answer], Mapping[str, Answer], Callable[[GenerateRequest], Answer]]  # noqa: UP007
+Answer = str | BaseException
+Script = Answer | Sequence[Answer] | Mapping[str, Answer] | Callable[[GenerateRequest], Answer]
 Scorer = Callable[[str, str], float]  # (text of the prompt, option) -> log-probability per token
 
 EVERYTHING = Capabilities(

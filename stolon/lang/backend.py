@@ -23,9 +23,8 @@ class Capabilities:
     params: frozenset[str]
     chat_only: bool = False  # text outside a role cannot be sent
     roles: bool = True  # can render or send roles
-    continue_assistant: bool = (
-        True  # text that the program wrote before a gen, in the same assistant turn, is continued
-    )
+    # text that the program wrote before a gen, in the same assistant turn, is continued
+    continue_assistant: bool = True
     score: bool = False  # log-probabilities of given options
     choose: bool = False  # can answer with exactly one of given options
     constraints: frozenset[str] = frozenset()

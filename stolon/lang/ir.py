@@ -9,7 +9,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Generic, Union, cast
+from typing import TYPE_CHECKING, Any, Generic, cast
 
 from typing_extensions import TypeVar
 
@@ -141,9 +141,8 @@ class Seq(Node):
         return self.parts[index]
 
 
-# typing.Union: Python 3.10 cannot write `|` between a string and a class at run time
-Part = Union[str, Gen[Any], Select[Any], RoleBegin, RoleEnd]  # noqa: UP007
-Expression = Union[str, Node]  # noqa: UP007
+Part = str | Gen[Any] | Select[Any] | RoleBegin | RoleEnd
+Expression = str | Node
 
 
 def parts_of(value: object) -> tuple[Part, ...]:

@@ -1,6 +1,6 @@
 """From a Python type to the form of an answer: scalars are written bare, everything else as JSON by its schema.
 
-Schemas and the reading of JSON are pydantic's, which comes with `openai`; it is loaded when a type needs it.
+Schemas and the reading of JSON are pydantic's; it is loaded when a type needs it.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Decode steps recorded once and replayed: one launch instead of hundreds.
 
 A graph computes a fixed number of rows. A step takes the smallest recorded graph that holds its rows; the places that
-are left compute padding, whose keys and values go to a spare slot that no sequence reads.
+are left compute padding, whose keys and values are not kept.
 """
 
 from __future__ import annotations

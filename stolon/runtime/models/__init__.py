@@ -1,1 +1,1 @@
-"""Decoder-only language models: what a checkpoint describes, and how to compute it."""
+"""Language models, and encoders that embed or classify texts: what a checkpoint describes, and how to compute it."""
