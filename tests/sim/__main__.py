@@ -41,9 +41,14 @@ def main() -> int:
         share = -(-options.steps // options.jobs)
         command = [sys.executable, "-m", "tests.sim", "--steps", str(share), "--seed"]
         # far apart, so that no two jobs run the same episodes
-        jobs = [subprocess.Popen([*command, str(options.seed + i * 10**9)]) for i in range(options.jobs)]
-        return max(job.wait() for job in jobs)
-    steps, ends = simulate(options.steps, options.seed)
+        seeds = [str(options.seed + i * 10**9) for i in range(options.jobs)]
+        jobs = [subprocess.Popen([*command, seed], stdout=subprocess.PIPE, text=True) for seed in seeds]
+        told = [job.communicate()[0] for job in jobs]
+        if any(job.returncode for job in jobs):
+            return 1
+        steps, ends = (sum(int(line.split()[place]) for line in told) for place in (0, 2))
+    else:
+        steps, ends = simulate(options.steps, options.seed)
     seconds = time.perf_counter() - start
     print(f"{steps} steps, {ends} requests, every one checked; {steps / seconds:.0f} steps/s from seed {options.seed}")
     return 0
