@@ -78,10 +78,19 @@ class EngineConfig:
         metadata=flag("the same bits whatever else is computed or cached (slower)", "--enable-deterministic-inference"),
     )
     cuda_graph: bool = field(
-        default=True, metadata=flag("record decode steps as CUDA graphs, which are launched at once", "--enforce-eager")
+        default=True,
+        metadata=flag(
+            "record decode steps as CUDA graphs, which are launched at once",
+            "--enforce-eager",
+            "--disable-decode-cuda-graph",
+        ),
     )
     cuda_graph_max_bs: int | None = field(
-        default=None, metadata=flag("largest number of rows to record; max_running_requests by default, at most 512")
+        default=None,
+        metadata=flag(
+            "largest number of rows to record; max_running_requests by default, at most 512",
+            "--cuda-graph-max-bs-decode",
+        ),
     )
     cuda_graph_seconds: float = field(
         default=30.0, metadata=flag("how long recording may take at start; larger graphs serve for what is not there")

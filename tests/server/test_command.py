@@ -145,6 +145,8 @@ def test_start_commands_of_vllm_and_sglang_are_understood(capsys: pytest.Capture
     assert (server.api_key, engine.model_path, engine.context_length) == ("token-abc123", "tiny", 32_000)
     sglang = "--model-path tiny --tp 1 --mem-fraction-static 0.8 --schedule-conservativeness 1.0 --enable-metrics"
     assert parse(sglang.split())[1].memory_fraction == 0.8
+    graphs = parse("tiny --disable-decode-cuda-graph --cuda-graph-max-bs-decode 8".split())[1]
+    assert (graphs.cuda_graph, graphs.cuda_graph_max_bs) == (False, 8)
     notes = capsys.readouterr().err
     assert "note: without effect here: --enable-metrics: metrics are served" in notes
     assert notes.count("\n") == 3

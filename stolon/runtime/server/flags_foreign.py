@@ -42,7 +42,6 @@ _ONE_DEVICE = "one server serves one device; start one on each, and a router in 
 _LOCAL = "nothing is downloaded; give the folder of a checkpoint"
 _NO_LORA = "adapters are not supported; merge them into the weights"
 _NO_GUESSING = "speculative decoding is not supported"
-_GRAPHS = "graphs belong to GPUs, and are taken where they help"
 
 FOREIGN: tuple[Foreign, ...] = (
     _only("--tp-size --tp --tensor-parallel-size -tp", "1", _ONE_DEVICE),
@@ -62,8 +61,7 @@ FOREIGN: tuple[Foreign, ...] = (
     _idle_value("--schedule-conservativeness --watermark", "admission counts what is free and needs no factor"),
     _idle_value("--max-prefill-tokens", "a step has one budget, --token-budget"),
     _idle("--async-scheduling", "steps overlap on a GPU unless --no-overlap is given"),
-    _idle("--disable-decode-cuda-graph", _GRAPHS),
-    _idle_value("--cuda-graph-max-bs-decode --cuda-graph-bs", _GRAPHS),
+    _idle_value("--cuda-graph-bs", "the numbers of rows to record are chosen here, up to --cuda-graph-max-bs"),
     _idle("--enable-torch-compile", "nothing is compiled at run time"),
     _idle_value("--compilation-config -O", "nothing is compiled at run time"),
     _idle("--constrained-json-disable-any-whitespace", "white space in JSON answers is always bounded"),
