@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from ..kernels.draw import draw_keys
 from .cpu_step import Wanted
+from .sampler import temperature_of
 from .sequence import Plan, SharedPrefix
 from .staging import HostArrays
 
@@ -141,7 +142,7 @@ def _fill_sampling(arrays: HostArrays, arranged: Arranged) -> None:
     rows = [arranged.plan.rows[i] for i in arranged.wanted.sampling]
     params = [row.sequence.params for row in rows]
     for name, values, padding in (
-        ("temperatures", [p.temperature for p in params], 0.0),
+        ("temperatures", [temperature_of(p) for p in params], 0.0),
         ("top_ps", [p.top_p for p in params], 1.0),
         ("min_ps", [p.min_p for p in params], 0.0),
     ):

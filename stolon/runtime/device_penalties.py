@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from ..kernels.drawing import Penalties
 from ..lang.types import SamplingParams
 from .accelerator import Accelerator
+from .sampler import repetition_of
 from .sequence import Row, Sequence
 from .staging import Arrays, DeviceArrays
 
@@ -99,7 +100,7 @@ class TokenCounts:
         params = [row.sequence.params for row in rows]
         return {
             "count_lines": np.array([-1 if line is None else line.number for line in lines], np.int32),
-            "repetition": _float_bits([p.repetition_penalty for p in params]),
+            "repetition": _float_bits([repetition_of(p) for p in params]),
             "frequency": _float_bits([p.frequency_penalty for p in params]),
             "presence": _float_bits([p.presence_penalty for p in params]),
             "stale": np.array(stale, np.int32),

@@ -42,6 +42,7 @@ PARAMS: list[dict[str, Any]] = [
     {"temperature": 0.8, "top_p": 0.9, "top_k": 40, "repetition_penalty": 1.2, "frequency_penalty": 0.3},
     {"temperature": 1.1, "min_p": 0.02, "presence_penalty": 0.5, "logit_bias": ((5, 3.0), (7, -100.0))},
     {"min_tokens": 9},
+    {"temperature": 1e-300, "repetition_penalty": 1e-40},
 ]
 
 

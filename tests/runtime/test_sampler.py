@@ -180,6 +180,35 @@ def test_a_row_that_is_not_numbers_fails_alone() -> None:
     assert results[0].logprob is not None
 
 
+HUGE = 1e-300, 1e-40, 1e-38, 1e38, 1e39, 1e300
+
+
+@pytest.mark.parametrize("filters", [{}, {"top_p": 0.9}, {"top_k": 5, "min_p": 0.1}])
+def test_no_temperature_and_no_penalty_is_too_large_or_small_to_draw_with(filters: dict[str, Any]) -> None:
+    """Neither for its own row nor for those beside it."""
+    logits = random_logits(1).expand(2 * len(HUGE) + 1, -1)
+    likeliest, *seen = logits[0].topk(4).indices.tolist()
+    rows = [make_sequence([1], [9], temperature=value, min_tokens=5, **filters) for value in HUGE]
+    rows += [make_sequence(seen, temperature=1e-300, repetition_penalty=value, **filters) for value in HUGE]
+    rows.append(make_sequence(seen, temperature=0.0))
+    results = sample(logits.clone(), rows, EOS)
+    assert [r.error for r in results] == [None] * len(rows)
+    tokens = [r.token for r in results]
+    assert tokens[:3] == [likeliest] * 3
+    assert tokens[-1] == likeliest
+    assert EOS.isdisjoint(set(tokens[: len(HUGE)]))
+    # a reward lifts what was seen above all else
+    assert tokens[len(HUGE) : len(HUGE) + 3] == [seen[0]] * 3
+
+
+def test_a_row_of_which_no_token_may_come_before_min_tokens_fails_alone() -> None:
+    rows = [make_sequence([1], min_tokens=1, stop_token_ids=tuple(range(200)), top_p=0.9), make_sequence([1])]
+    stuck, free = sample(random_logits(2), rows, EOS)
+    assert isinstance(stuck.error, EngineError)
+    assert stuck.error.code == "no_token_allowed"
+    assert (stuck.token, free.error) == (None, None)
+
+
 @pytest.mark.parametrize("params", [{"logit_bias": ((200, 1.0),)}, {"logprob_token_ids": (-1,)}])
 def test_a_token_outside_the_vocabulary_fails_its_row_alone(params: dict[str, Any]) -> None:
     bad, good = sample(random_logits(2), [make_sequence([1], **params), make_sequence([1])], EOS)
