@@ -33,7 +33,7 @@ from .tokenizer import Tokenizer
 from .view import View
 from .weights import model_directory
 
-SCORED_AT_ONCE = 256  # token lists; the queue holds 1,024 requests of everybody
+SCORED_AT_ONCE = 256  # token lists, or as many as may wait; by default 1,024 requests of everybody may
 
 _GOLDEN = 0x9E3779B97F4A7C15
 _WORD = 2**64 - 1
@@ -202,8 +202,9 @@ class Engine:
         asked = {begin: dataclasses.replace(params, logprob_start=begin) for begin in own}
         found: list[tuple[float, ...]] = [()] * len(lists)
         before: tuple[float, ...] = ()
-        for first in range(0, len(lists), SCORED_AT_ONCE):
-            batch = slice(first, first + SCORED_AT_ONCE)
+        at_once = min(SCORED_AT_ONCE, self.config.scheduler.max_queued_requests)
+        for first in range(0, len(lists), at_once):
+            batch = slice(first, first + at_once)
             requests = [
                 dataclasses.replace(
                     common,
@@ -303,9 +304,10 @@ class Engine:
             raise InvalidRequest("the prompt has no tokens; send at least one", param="prompt")
         if params.max_tokens > room:
             where = "context" if self.context_length <= self.num_slots else "KV cache"
+            fewer = f" or ask for at most {room} tokens" if room > 0 else ""
             raise ContextLengthError(
                 f"the prompt has {length} tokens and max_tokens is {params.max_tokens}, but the {where} holds "
-                f"{length + room} tokens; shorten the prompt or ask for at most {max(room, 0)} tokens",
+                f"{length + room} tokens; shorten the prompt{fewer}",
                 param="max_tokens" if room > 0 else "prompt",
             )
         named = (("prompt", prompt_ids), ("stop_token_ids", params.stop_token_ids))

@@ -142,7 +142,7 @@ OFF_LOOP_CHARACTERS = 64 << 10  # longer texts are tokenized in a thread
 FLAGS: dict[str, Range] = {
     "token_budget": whole(1, 1 << 20),
     "max_running_requests": whole(1, 1 << 16),
-    "max_queued_requests": whole(0, 1 << 20),
+    "max_queued_requests": whole(1, 1 << 20),
     "page_size": whole(1, 1 << 10),
     "max_overtakes": whole(0, 1 << 20),
     "pin_share": Range(low=0, high=1),

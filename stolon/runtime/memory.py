@@ -73,7 +73,7 @@ def size_kv_cache(
     if asked is not None:
         why = f"as asked (kv_tokens), of {_gib(free_bytes)} free"
     elif share <= useful:
-        why = f"{fraction:.0%} of {_gib(free_bytes)} free"
+        why = f"{100 * fraction:g}% of {_gib(free_bytes)} free"
     else:
         why = f"all that max_running_requests x context_length can fill, of {_gib(free_bytes)} free"
     return KVBudget(

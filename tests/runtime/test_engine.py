@@ -226,6 +226,8 @@ async def test_what_does_not_fit_the_kv_cache_is_refused_with_three_numbers(tiny
     with pytest.raises(ContextLengthError, match=r"30 tokens and max_tokens is 21, but the KV cache holds 50"):
         await answer(engine, PROMPT, SamplingParams(max_tokens=21))
     await answer(engine, PROMPT, SamplingParams(max_tokens=20, ignore_eos=True))
+    with pytest.raises(ContextLengthError, match=r"the KV cache holds 50 tokens; shorten the prompt$"):
+        await answer(engine, PROMPT * 2, SamplingParams(max_tokens=0))
     await engine.close()
 
 
@@ -273,6 +275,16 @@ async def test_a_full_queue_refuses_the_next(tiny_checkpoint: Path) -> None:
         await stream.aclose()
     await idle(engine)
     await engine.close()
+
+
+async def test_more_lists_than_may_wait_are_scored_all_the_same(tiny_checkpoint: Path) -> None:
+    lists = [[*PROMPT, token, token] for token in range(20)]
+    engine = engine_of(tiny_checkpoint, max_queued_requests=3)
+    found = await engine.score(lists, len(PROMPT))
+    await engine.close()
+    roomy = engine_of(tiny_checkpoint)
+    assert [pytest.approx(scores, abs=1e-4) for scores in await roomy.score(lists, len(PROMPT))] == found
+    await roomy.close()
 
 
 # -- leaving early

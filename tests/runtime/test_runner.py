@@ -333,6 +333,11 @@ def test_the_cache_is_sized_from_free_memory(changes: dict[str, Any], tokens: in
     assert size_kv_cache(SHAPE, **{**SIZING, **changes}).tokens == tokens
 
 
+@pytest.mark.parametrize(("fraction", "said"), [(0.004, "(0.4% of"), (0.29, "(29% of"), (1, "(100% of")])
+def test_the_share_of_memory_is_told_as_it_was_asked(fraction: float, said: str) -> None:
+    assert said in size_kv_cache(SHAPE, **{**SIZING, "fraction": fraction}).report
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [

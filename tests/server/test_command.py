@@ -35,6 +35,7 @@ BAD = [
     (["--dtype", "int3"], 2, "float32"),
     (["--memory-fraction", "nan"], 2, "greater than 0 and at most 1"),
     (["--memory-fraction", "0"], 2, "greater than 0"),
+    (["--max-queued-requests", "0"], 2, "at least 1"),
     (["--random-seed", "1.5"], 2, "whole number"),
     (["--context-length", "0"], 2, "--context-length"),
     (["--drain-seconds", "-1"], 2, "--drain-seconds"),
