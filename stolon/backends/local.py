@@ -9,6 +9,7 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from difflib import get_close_matches
 from types import TracebackType
+from typing import get_type_hints
 
 from ..lang.backend import Backend, Capabilities, GenerateRequest
 from ..lang.constraint import KINDS, Constraint
@@ -19,6 +20,7 @@ from ..runtime.chat import ChatTemplate, Turn
 from ..runtime.config import EngineConfig, SchedulerConfig
 from ..runtime.detokenize import Detokenizer
 from ..runtime.engine import Engine
+from ..runtime.limits import check_setting
 from ..runtime.metrics import SchedulerStats
 from ..runtime.score import first_scored
 from ..runtime.tokenizer import Tokenizer, TokenRun
@@ -39,7 +41,8 @@ class Runtime(Backend):
 
     model: folder of a checkpoint, or `tiny`, the built-in model; SGLang's name for it is `model_path`
     settings: fields of `EngineConfig` and `SchedulerConfig`, by their names or by those of their flags
-    Raises CheckpointError if the model's files are wrong, InvalidRequest for a setting that does not exist.
+    Raises CheckpointError if the model's files are wrong, InvalidRequest for a setting that does not exist or
+        cannot have its value.
     """
 
     def __init__(self, model: str | None = None, *, model_path: str | None = None, **settings: object) -> None:
@@ -166,7 +169,10 @@ class Runtime(Backend):
 
 
 def engine_config(model_path: str, settings: dict[str, object]) -> EngineConfig:
-    """Settings by field name, or by flag name in Python's spelling (`mem_fraction_static`), as a configuration."""
+    """Settings by field name, or by flag name in Python's spelling (`mem_fraction_static`), as a configuration.
+
+    Raises InvalidRequest for a setting that does not exist, or a value that its flag would not take.
+    """
     engine, scheduler = _names(EngineConfig), _names(SchedulerConfig)
     del engine["scheduler"]
     of_engine: dict[str, object] = {}
@@ -180,6 +186,10 @@ def engine_config(model_path: str, settings: dict[str, object]) -> EngineConfig:
             close = get_close_matches(name, [*engine, *scheduler], 1)
             hint = f"; did you mean {close[0]!r}?" if close else ""
             raise InvalidRequest(f"Runtime has no setting {name!r}{hint}", param=name)
+    for config, chosen in ((EngineConfig, of_engine), (SchedulerConfig, of_scheduler)):
+        kinds = get_type_hints(config)
+        for name, value in chosen.items():
+            check_setting(name, kinds[name], value)
     return EngineConfig(
         model_path=model_path,
         scheduler=SchedulerConfig(**of_scheduler),  # pyright: ignore[reportArgumentType]

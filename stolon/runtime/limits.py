@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import math
+import numbers
+import os
+import types
+import typing
 from dataclasses import dataclass
 
+from ..lang.errors import InvalidRequest
 from ..lang.types import MAX_SEED
 
 
@@ -167,3 +172,24 @@ FLAGS: dict[str, Range] = {
 }
 
 ANY_FLAG = Range(low=0, high=math.inf)  # what has no line above; a test asks for one
+
+
+def check_setting(name: str, kind: object, value: object) -> None:
+    """Raises InvalidRequest for a value that the flag of a setting would not take. kind: the type of its field"""
+    kinds = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
+    if value is None and types.NoneType in kinds:
+        return
+    (kind,) = [each for each in kinds if each is not types.NoneType]
+    if typing.get_origin(kind) is typing.Literal:
+        fits, wanted = value in typing.get_args(kind), f"one of {', '.join(typing.get_args(kind))}"
+    elif kind is bool:
+        fits, wanted = isinstance(value, bool), "True or False"
+    elif kind is str:
+        fits, wanted = isinstance(value, str | os.PathLike), "a text"
+    else:
+        number, word = (numbers.Integral, "a whole number") if kind is int else (numbers.Real, "a number")
+        bounds = FLAGS.get(name, ANY_FLAG)
+        fits = not isinstance(value, bool) and isinstance(value, number) and bounds.holds(typing.cast("float", value))
+        wanted = f"{word}, {bounds}"
+    if not fits:
+        raise InvalidRequest(f"{name} must be {wanted}, got {value!r:.40}", param=name)

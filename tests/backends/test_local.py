@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from stolon.backends.local import PromptEncoder, Runtime, engine_config
@@ -313,6 +314,35 @@ def test_settings_go_by_field_and_by_flag() -> None:
 def test_an_unknown_setting_is_refused_by_name() -> None:
     with pytest.raises(InvalidRequest, match=r"'contxt_length'; did you mean 'context_length'\?"):
         Runtime("tiny", contxt_length=3)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "wanted"),
+    [
+        ("token_budget", 0, "a whole number, at least 1 .*, got 0"),  # nothing would ever be computed
+        ("chunked_prefill_size", "12", "a whole number, .*, got '12'"),
+        ("page_size", 0, ".* at least 1"),
+        ("threads", -2, ".* at least 1"),
+        ("kv_tokens", 1.5, "a whole number"),
+        ("kv_tokens", True, "a whole number"),
+        ("pin_share", float("nan"), "a number"),
+        ("random_seed", 10**400, ".* at most"),
+        ("device", "gpu", "one of auto, cpu, cuda, got 'gpu'"),
+        ("quantization", "int4", "one of none, int8, fp8"),
+        ("dtype", None, "one of auto"),
+        ("radix_cache", "no", "True or False"),
+        ("served_model_name", 3, "a text"),
+    ],
+)
+def test_a_value_that_the_flag_would_not_take_is_refused(name: str, value: object, wanted: str) -> None:
+    with pytest.raises(InvalidRequest, match=f"must be {wanted}"):
+        engine_config("tiny", {name: value})
+
+
+def test_values_that_the_flags_take_are_taken(tmp_path: Path) -> None:
+    settings = {"threads": None, "kv_tokens": np.int64(9), "pin_share": 1, "cuda_graph": False, "dtype": "auto"}
+    config = engine_config("x", {**settings, "chat_template": tmp_path, "token_budget": 7})
+    assert (config.threads, config.kv_tokens, config.scheduler.pin_share) == (None, 9, 1)
 
 
 @pytest.mark.parametrize("names", [{}, {"model": "a", "model_path": "b"}])
