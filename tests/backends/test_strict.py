@@ -120,19 +120,22 @@ NAMES = st.text(alphabet='ab"\\é', max_size=2)
 
 def _object(parts: Any) -> st.SearchStrategy[Any]:
     named = st.dictionaries(NAMES, parts, max_size=3)
-    return named.flatmap(lambda found: st.tuples(st.just(found), st.sets(st.sampled_from([*found, ""])))).map(
-        lambda both: (
-            {
-                "type": "object",
-                "properties": {name: schema for name, (schema, _) in both[0].items()},
-                "required": [name for name in both[0] if name in both[1]],
-                "additionalProperties": False,
-            },
-            st.fixed_dictionaries(
-                {name: values for name, (_, values) in both[0].items() if name in both[1]},
-                optional={name: values for name, (_, values) in both[0].items() if name not in both[1]},
-            ),
-        )
+    return named.flatmap(lambda found: st.tuples(st.just(found), st.sets(st.sampled_from([*found, ""])))).map(_closed)
+
+
+def _closed(drawn: tuple[dict[str, Any], set[str]]) -> Any:
+    """An object of a schema and values for each name. One that may be null is required: left out, it would be null."""
+    found, wanted = drawn
+    required = [name for name, (schema, _) in found.items() if name in wanted or "anyOf" in schema]
+    schema = {
+        "type": "object",
+        "properties": {name: schema for name, (schema, _) in found.items()},
+        "required": required,
+        "additionalProperties": False,
+    }
+    here = {name: values for name, (_, values) in found.items() if name in required}
+    return schema, st.fixed_dictionaries(
+        here, optional={name: values for name, (_, values) in found.items() if name not in here}
     )
 
 
