@@ -501,12 +501,24 @@ async def test_a_packed_body_of_allowed_size_is_read(server: Running) -> None:
         assert reply.status == 200, await reply.text()
 
 
-async def test_a_body_that_is_badly_packed_is_refused(server: Running) -> None:
-    for encoding in ("gzip", "br", "zstd", "wibble"):
-        headers = {"Content-Type": "application/json", "Content-Encoding": encoding}
-        async with server.http.post(TEXT, data=b"not packed at all", headers=headers) as reply:
-            assert reply.status in (400, 413, 415), (encoding, await reply.text())
-            assert "error" in await reply.json()
+@pytest.mark.parametrize("encoding", ["br", "zstd"])  # a server with the packages for these can read them
+async def test_a_body_that_is_badly_packed_is_refused(server: Running, encoding: str) -> None:
+    headers = {"Content-Type": "application/json", "Content-Encoding": encoding}
+    async with server.http.post(TEXT, data=b"not packed at all", headers=headers) as reply:
+        assert reply.status in (400, 415), await reply.text()
+        assert "error" in await reply.json()
+    headers["Content-Encoding"] = "gzip"
+    async with server.http.post(TEXT, data=b"not packed at all", headers=headers) as reply:
+        await refused(reply, 400, "invalid_json", None)
+
+
+@pytest.mark.parametrize("encoding", ["wibble", "x-gzip", "gzip, gzip", "compress"])
+async def test_a_body_that_is_packed_in_an_unknown_way_is_refused_by_that_name(server: Running, encoding: str) -> None:
+    packed = zlib.compressobj(wbits=31)
+    data = packed.compress(json.dumps(GOOD[TEXT]).encode()) + packed.flush()
+    headers = {"Content-Type": "application/json", "Content-Encoding": encoding}
+    async with server.http.post(TEXT, data=data, headers=headers) as reply:
+        assert "Content-Encoding" in await refused(reply, 415, "unsupported_media_type", None)
 
 
 async def test_a_body_beyond_the_limit_is_refused_declared_or_not(start: StartServer) -> None:

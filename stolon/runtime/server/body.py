@@ -22,11 +22,22 @@ async def read_object(request: Request, settings: ServerConfig) -> JsonObject:
     """The JSON object that `request` carries, within the size and the time of `settings`.
 
     Raises HttpError: 408 if it does not arrive in time, 413 if it is too large (also after decompression), 415 if it
-    is not declared as JSON, 400 for whatever is not strict JSON.
+    is not declared as JSON or is packed in an unknown way, 400 for whatever is not strict JSON.
     """
     if request.headers.get("Content-Type") != "application/json":
         _check_declared(request)
+    if request.headers.get("Content-Encoding", "").lower() not in _ENCODINGS:
+        raise unknown_encoding()
     return parse(await _read(request, settings.body_limit_bytes, settings.body_timeout_s))
+
+
+# what aiohttp unpacks, the last two where their packages are installed: it refuses them by itself where they are not
+_ENCODINGS = frozenset({"", "identity", "gzip", "deflate", "br", "zstd"})
+
+
+def unknown_encoding() -> HttpError:
+    message = "this Content-Encoding is not understood; send the body as it is, or as Content-Encoding: gzip"
+    return HttpError(415, "unsupported_media_type", message, close=True)
 
 
 def _check_declared(request: Request) -> None:

@@ -10,10 +10,11 @@ from collections.abc import Awaitable, Callable
 from typing import Any, cast
 
 from aiohttp import web
+from aiohttp.http_exceptions import ContentEncodingError, LineTooLong
 from aiohttp.web_protocol import RequestHandler
 from aiohttp.web_request import BaseRequest
 
-from . import errors
+from . import body, errors
 from .errors import HttpError
 from .request import Request
 from .settings import ServerConfig
@@ -67,15 +68,15 @@ class Connection(RequestHandler):
         """No whole headers in time."""
         self._header_timer = None
         if self.transport is not None:
-            body = errors.body(HttpError(408, "request_timeout", "the request's headers did not arrive in time"))
+            content = errors.body(HttpError(408, "request_timeout", "the request's headers did not arrive in time"))
             lines = [
                 "HTTP/1.1 408 Request Timeout",
                 "Content-Type: application/json",
-                f"Content-Length: {len(body)}",
+                f"Content-Length: {len(content)}",
                 f"X-Request-Id: {new_id('req')}",
                 "Connection: close",
             ]
-            self.transport.write("\r\n".join([*lines, "", ""]).encode() + body)
+            self.transport.write("\r\n".join([*lines, "", ""]).encode() + content)
         self.force_close()
 
     def pause_writing(self) -> None:
@@ -120,12 +121,28 @@ class Connection(RequestHandler):
             logger.error("a request failed outside its handler", exc_info=exc)
             answer = errors.internal()
         else:
-            logger.debug("not HTTP: %s", message)
-            answer = HttpError(status, "bad_request", "this is not a valid HTTP request")
+            answer = _not_http(status, exc, message or "")
+            logger.debug("not HTTP: %s", answer.message)
         answer.close = True
         response = errors.response(answer)
-        response.headers["X-Request-Id"] = new_id("req")
+        response.headers.update({"X-Request-Id": new_id("req"), "Server": "stolon"})
         return response
+
+
+def _not_http(status: int, exc: BaseException | None, message: str) -> HttpError:
+    """What the parser refused.
+
+    message: the parser's, of which what stands before the first colon is its own words and the rest the client's,
+    a key perhaps
+    """
+    match exc:
+        case ContentEncodingError():
+            return body.unknown_encoding()
+        case LineTooLong():
+            why = f"a line of its head is too long; a header or a path may have {exc.args[1]} bytes"
+        case _:
+            why = message.partition(":")[0].rstrip(".")
+    return HttpError(status, "bad_request", f"this is not a valid HTTP request: {why}")
 
 
 async def listen(answer: Answer, settings: ServerConfig, sock: socket.socket) -> Listener:
