@@ -12,6 +12,7 @@ from typing import Any
 
 import aiohttp
 import pytest
+from aiohttp import web
 
 from tests.server.conftest import Running, StartServer
 from tests.server.fake import FakeEngine
@@ -47,6 +48,22 @@ async def test_a_client_that_leaves_ends_its_request_within_a_step(
     await until(lambda: server.service.in_flight == 0)
     assert "Traceback" not in caplog.text
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+async def test_a_client_that_has_left_before_its_stream_begins_is_no_fault(
+    server: Running, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def lost(self: web.StreamResponse, request: web.BaseRequest) -> None:
+        raise aiohttp.ClientConnectionResetError("Cannot write to closing transport")
+
+    caplog.set_level(logging.INFO)
+    monkeypatch.setattr(web.StreamResponse, "prepare", lost)
+    with suppress(aiohttp.ClientError):
+        await server.http.post("/generate", json=long_request(stream=True))
+    await until(lambda: server.service.in_flight == 0)
+    assert server.engine.aborted == 1
+    assert "went away" in caplog.text
+    assert "Traceback" not in caplog.text
 
 
 async def test_a_client_that_leaves_a_batch_ends_all_of_it(start: StartServer) -> None:

@@ -41,9 +41,9 @@ async def send(
         response = web.StreamResponse(headers=headers)
         response.content_type = "text/event-stream"
         response.charset = "utf-8"
-        await response.prepare(request)
         writer = _Writer(request, response, events)
         try:
+            await response.prepare(request)
             await response.write(events.start())
             if first is not None:
                 await writer.put(*first)
