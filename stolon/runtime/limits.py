@@ -122,6 +122,7 @@ LENGTHS: dict[str, Length] = {
     "options": Length(low=1, high=8192, unit="options"),
     "prompt_tokens": Length(low=1, high=MAX_TOKENS, unit="token ids"),
     "tokens": Length(high=1 << 17, unit="token ids"),  # to be made text
+    "tokenized": Length(high=1 << 20, unit="characters"),  # each costs a hundred bytes of memory on the way
     "documents": Length(low=1, high=1024, unit="documents"),
     "labels": Length(low=1, high=128, unit="token ids"),
     "option_characters": Length(low=1, high=1 << 16, unit="characters"),
@@ -138,9 +139,11 @@ ANSWERS = 1024  # prompts of one request times answers to each
 BODY_BYTES = 32 << 20
 CHUNKING = 3  # how many times larger than its body a chunked request may be ...
 CHUNKING_FREE_BYTES = 1 << 20  # ... beyond so many bytes
+NESTING = 512  # lists and objects within each other; Python refuses about 1000 by itself
 DIGITS = 400  # of one number in a body; Python refuses 4300 by itself
 ERROR_CHARACTERS = 800  # of one error message; its body stays below 4 KiB whatever the characters
 ECHO_CHARACTERS = 120  # of the input that an error message may repeat
+CHARACTERS_A_TOKEN = 16  # of so much text for each token that the model reads the first tokens are counted alone
 OFF_LOOP_CHARACTERS = 64 << 10  # longer texts are tokenized in a thread
 
 # of command-line flags, by the field of the settings

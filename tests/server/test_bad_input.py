@@ -207,6 +207,8 @@ def _of_constraints() -> Iterator[Row]:
                 yield f"B48 outputs {bad!r}", route, outputs, 400, BAD_SCHEMA, "structured_outputs.json"
     yield "B48 text", CHAT, {"guided_json": "{a"}, 400, BAD_SCHEMA, "guided_json"
     yield "B48 nested text", CHAT, {"guided_json": "[" * 100_000}, 400, "schema_too_large", "guided_json"
+    deep = '{"items":' * 970 + "{}" + "}" * 970
+    yield "B48 deep text", CHAT, {"guided_json": deep}, 400, "schema_too_large", "guided_json"
     yield "B48 false", CHAT, {"guided_json_object": False}, 400, BAD_SCHEMA, "guided_json_object"
     no_object = "structured_outputs.json_object"
     yield "B48 outputs false", TEXT, {"structured_outputs": {"json_object": False}}, 400, BAD_SCHEMA, no_object
@@ -335,6 +337,20 @@ BODIES: list[tuple[str, bytes, str, str | None, str]] = [
     ("B16 number", b"5", "invalid_json", None, "must be a JSON object"),
     ("B17", b"[" * 100_000, "invalid_json", None, "nested too deeply"),
     ("B17 object", b'{"a":' * 100_000, "invalid_json", None, "nested too deeply"),
+    (
+        "B17 past the limit",
+        b'{"user": ' + b"[" * 512 + b"]" * 512 + b"}",
+        "invalid_json",
+        None,
+        "512 lists and objects",
+    ),
+    (
+        "B17 below Python's",
+        b'{"tools": ' + b'{"a":' * 970 + b"1" + b"}" * 971,
+        "invalid_json",
+        None,
+        "512 lists and objects",
+    ),
     ("B18", b'{"model": "fake", "prompt": "a", "n": ' + b"9" * 5000 + b"}", VALUE, "n", "number too large"),
     ("B19 NaN", b'{"temperature": NaN}', VALUE, "temperature", "finite"),
     ("B19 Infinity", b'{"logit_bias": {"1": -Infinity}}', VALUE, "logit_bias.1", "finite"),
@@ -435,6 +451,42 @@ async def test_a_request_that_does_not_fit_is_told_all_three_numbers(start: Star
     async with server.http.post(TEXT, json={"model": "fake", "prompt": "a" * 60, "max_tokens": 50}) as reply:
         message = await refused(reply, 400, "context_length_exceeded", "max_tokens")
     assert all(number in message for number in ("61", "50", "100"))
+
+
+@pytest.mark.parametrize(
+    ("route", "field"), [(TEXT, "prompt"), (CHAT, "content"), (CHAT, "reasoning_content"), (NATIVE, "text")]
+)
+async def test_of_a_prompt_that_is_far_too_long_only_the_beginning_is_tokenized(
+    start: StartServer, route: str, field: str
+) -> None:
+    server = await start(FakeEngine(context_length=5000))
+    lengths: list[int] = []
+    tokenize = server.engine.tokenizer.encode
+
+    def watched(text: str, *, bos: bool = True) -> list[int]:
+        lengths.append(len(text))
+        return tokenize(text, bos=bos)
+
+    server.engine.tokenizer.encode = watched
+    body = {**GOOD[route], field: "a" * 500_000}
+    if route == CHAT:
+        said = [{"role": "assistant", "content": "", field: "a" * 500_000}]
+        body = {**GOOD[route], "messages": [*HELLO, *said, *HELLO]}
+    async with server.http.post(route, json=body) as reply:
+        message = await refused(reply, 400, "context_length_exceeded", "prompt")
+    assert "80000 characters" in message
+    assert "5000" in message
+    assert lengths == [80_000]
+
+
+async def test_arguments_nested_too_deeply_to_walk_over_are_text(start: StartServer) -> None:
+    server = await start(FakeEngine(context_length=10_000))
+    arguments = '{"a":' * 970 + "1" + "}" * 970
+    call = {"type": "function", "function": {"name": "f", "arguments": arguments}}
+    body = {**GOOD[CHAT], "messages": [*HELLO, {"role": "assistant", "tool_calls": [call]}, *HELLO], "max_tokens": 1}
+    async with server.http.post(CHAT, json=body) as reply:
+        assert reply.status == 200, await reply.text()
+    assert json.dumps(arguments) in server.engine.tokenizer.decode(server.engine.asked[0].prompt)
 
 
 async def test_what_is_not_asked_for_is_cut_to_what_fits(start: StartServer) -> None:

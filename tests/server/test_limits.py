@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import io
+import json
 import math
 import typing
 from collections.abc import Iterator
@@ -15,7 +17,7 @@ from stolon.runtime.config import EngineConfig, SchedulerConfig
 from stolon.runtime.limits import LENGTHS, NATIVE_NUMBERS, NUMBERS, Range
 from stolon.runtime.server.settings import ServerConfig
 from tests.server.conftest import Running, StartServer
-from tests.server.expected import CHAT, DETOKENIZE, EMBED, HELLO, LABELS, NATIVE, RERANK, SCORE, TEXT
+from tests.server.expected import CHAT, DETOKENIZE, EMBED, HELLO, LABELS, NATIVE, RERANK, SCORE, TEXT, TOKENIZE
 from tests.server.fake import FakeEngine
 from tests.server.fake_embedder import FakeEmbedder
 
@@ -107,6 +109,8 @@ def of_a_length(name: str, count: int) -> tuple[str, dict[str, Any], str]:
             return LABELS, {"query": "a", "items": "b", "label_token_ids": [5] * count}, "label_token_ids"
         case "tokens":
             return DETOKENIZE, {"tokens": [97] * count}, "tokens"
+        case "tokenized":
+            return TOKENIZE, {"prompt": "a" * count}, "prompt"
         case "option_characters":
             return SCORE, {"text": "a", "options": ["b" * count]}, "options[0]"
         case "pattern":
@@ -159,6 +163,7 @@ def allowed_and_refused() -> Iterator[tuple[str, str, dict[str, Any], str | None
             yield f"{length.low - 1} {name}", *of_a_length(name, length.low - 1)
 
 
+JSON = {"Content-Type": "application/json"}
 CASES = list(allowed_and_refused())
 
 
@@ -170,7 +175,7 @@ async def test_a_bound_is_allowed_and_what_lies_beyond_is_not(
     engine = FakeEngine(context_length=1 << 22)
     engine.vocab_size = LENGTHS["logit_bias"].high + 2
     server: Running = await start(engine, embedder=FakeEmbedder() if route == EMBED else None)
-    async with server.http.post(route, json=body) as reply:
+    async with server.http.post(route, data=io.BytesIO(json.dumps(body).encode()), headers=JSON) as reply:
         if field is None:
             assert reply.status == 200, await reply.text()
         else:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Protocol, cast
 
 from aiohttp import web
@@ -113,6 +113,8 @@ def parse(raw: bytes) -> JsonObject:
     if not isinstance(value, dict):
         raise _not_json("request body must be a JSON object")
     found = cast(JsonObject, value)
+    if is_deep(text, found):
+        raise _too_deep()
     # only an escape can make a lone surrogate, so most bodies are spared the walk
     if "\\ud" in text or "\\uD" in text:
         _refuse_surrogates(found)
@@ -149,7 +151,25 @@ def _loads(text: str) -> object:
     except json.JSONDecodeError as error:
         raise _not_json(f"invalid JSON: {error.msg} at line {error.lineno} column {error.colno}") from None
     except RecursionError:
-        raise _not_json("nested too deeply") from None
+        raise _too_deep() from None
+
+
+def _too_deep() -> HttpError:
+    return _not_json(f"nested too deeply; {limits.NESTING} lists and objects may be within each other")
+
+
+def is_deep(text: str, value: object) -> bool:
+    """Whether `value`, read from `text`, is nested beyond the limit, so that walks over it could not end well."""
+    if text.count("[") + text.count("{") <= limits.NESTING:
+        return False
+    level: list[object] = [[value]]
+    for _ in range(limits.NESTING + 1):
+        level = [inner for outer in level for inner in _inside(outer) if isinstance(inner, (dict, list))]
+    return bool(level)
+
+
+def _inside(value: object) -> Iterable[object]:
+    return cast(JsonObject, value).values() if isinstance(value, dict) else cast("list[object]", value)
 
 
 def _odd_number(why: str, text: str) -> HttpError:

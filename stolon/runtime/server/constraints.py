@@ -12,7 +12,7 @@ from ...lang.constraint import Constraint
 from ...lang.errors import InvalidRequest
 from ...lang.types import Delta
 from ..limits import LENGTHS
-from .body import JsonObject
+from .body import JsonObject, is_deep
 from .errors import HttpError, invalid
 from .fields import (
     Check,
@@ -84,12 +84,18 @@ def _schema_or_text(path: str, value: object) -> str:
     if not isinstance(value, str):
         return schema_text(path, value)
     try:
-        found = json.loads(value)
+        found: Any = json.loads(value)
     except ValueError as error:
         raise _bad_schema(path, f"must hold a JSON schema: {error}") from None
     except RecursionError:
-        raise invalid(f"{path} is nested too deeply", path, "schema_too_large") from None
+        raise _too_deep(path) from None
+    if is_deep(value, found):
+        raise _too_deep(path)
     return schema_text(path, found)
+
+
+def _too_deep(path: str) -> HttpError:
+    return invalid(f"{path} is nested too deeply", path, "schema_too_large")
 
 
 _SCHEMA: Field[str] = Field({"type": "object"}, schema_text)

@@ -6,6 +6,8 @@ import json
 from typing import Any, cast
 
 from ..limits import LENGTHS
+from . import wire
+from .body import is_deep
 from .errors import invalid
 from .fields import Field, describe, ignored, list_of, mapping, missing, object_of, one_of, string, wrong_type
 from .sampling import UNSUPPORTED
@@ -60,12 +62,13 @@ def _call(path: str, value: object) -> Message:
 
 
 def call_message(id: str | None, name: str, arguments: str) -> Message:
-    """A call as templates read it: its arguments as an object wherever they are one."""
+    """A call as templates read it: its arguments as an object wherever they are one that templates can walk over."""
     try:
         parsed: object = json.loads(arguments or "{}")
     except (ValueError, RecursionError):
         parsed = arguments  # what a model got wrong is part of the conversation all the same
-    function = {"name": name, "arguments": cast(object, parsed) if isinstance(parsed, dict) else arguments}
+    is_object = isinstance(parsed, dict) and not is_deep(arguments, cast(object, parsed))
+    function = {"name": name, "arguments": cast(object, parsed) if is_object else arguments}
     call: Message = {"type": "function", "function": function}
     return call if id is None else {"id": id, **call}
 
@@ -108,3 +111,15 @@ def _message(path: str, value: object) -> Message:
 
 # a conversation of at least one message
 messages: Field[Messages] = list_of(Field(_MESSAGE.schema, _message), LENGTHS["messages"])
+
+
+def characters(conversation: Messages) -> int:
+    """How long what the template writes may be: contents, thoughts and calls."""
+    return sum(map(len, texts(conversation))) + sum(
+        len(wire.encode(message["tool_calls"])) for message in conversation if "tool_calls" in message
+    )
+
+
+def texts(conversation: Messages) -> list[str]:
+    """Its contents and thoughts."""
+    return [message[name] for message in conversation for name in ("content", "reasoning_content") if name in message]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
-from .body import JsonObject
+from .body import JsonObject, is_deep
 from .formats.choose import ToolFormat, new_call_id
 from .formats.source import Arguments, Call, Piece, Text, Thought
 
@@ -85,6 +85,6 @@ def _with_input(block: Block, text: str) -> Block:
         found: object = json.loads(text or "{}")
     except (ValueError, RecursionError):
         found = None
-    if isinstance(found, dict):
+    if isinstance(found, dict) and not is_deep(text, cast(object, found)):
         return {**block, "input": found}
     return {"type": "text", "text": f"{block['name']}: {text}"}

@@ -12,7 +12,7 @@ from .. import limits
 from ..limits import LENGTHS
 from . import wire
 from .body import JsonObject
-from .conversation import Messages
+from .conversation import Messages, characters, texts
 from .errors import HttpError, invalid
 from .fields import (
     Field,
@@ -51,21 +51,40 @@ async def encode_chat(
     tools: Sequence[JsonObject] | None = None,
     variables: Mapping[str, Any] | None = None,
 ) -> list[int]:
-    """Raises ChatTemplateError if the template refuses the conversation, and what `chat_of` raises."""
+    """Raises ChatTemplateError if the template refuses the conversation, HttpError if it is far too long, and what
+    `chat_of` raises."""
     chat = chat_of(engine, conversation, continue_final=continue_final)
     encode = functools.partial(
         chat.encode, conversation, tools=tools, continue_final=continue_final, variables=variables
     )
-    size = sum(len(message.get("content", "")) for message in conversation)
-    if size + (len(wire.encode(tools)) if tools else 0) > limits.OFF_LOOP_CHARACTERS:
-        return await asyncio.to_thread(encode)
-    return encode()
+    size = characters(conversation)
+    if size + (len(wire.encode(tools)) if tools else 0) <= limits.OFF_LOOP_CHARACTERS:
+        return encode()
+    await asyncio.to_thread(_refuse_far_too_long, engine, "".join(texts(conversation)))
+    return await asyncio.to_thread(encode)
+
+
+def _refuse_far_too_long(engine: Engine, text: str) -> None:
+    """Raises HttpError if the beginning of `text` has more than twice as many tokens as the model reads: to tokenize
+    all of it would cost a hundred bytes of memory for each character, only to refuse it in the end."""
+    most = engine.context_length
+    size = most * limits.CHARACTERS_A_TOKEN
+    while size < len(text):
+        found = len(engine.tokenizer.encode(text[:size]))
+        if found > 2 * most:
+            message = f"the first {size} characters of the prompt have {found} tokens, but the context length is {most}"
+            raise invalid(f"{message} tokens; shorten the prompt", "prompt", "context_length_exceeded")
+        size *= 4
 
 
 async def encode_text(engine: Engine, text: str, path: str) -> list[int]:
-    """With the token that starts a text, if the model has one. Raises HttpError if nothing comes of it."""
+    """With the token that starts a text, if the model has one. Raises HttpError if it is empty or far too long."""
     encode = engine.tokenizer.encode
-    found = await asyncio.to_thread(encode, text) if len(text) > limits.OFF_LOOP_CHARACTERS else encode(text)
+    if len(text) > limits.OFF_LOOP_CHARACTERS:
+        await asyncio.to_thread(_refuse_far_too_long, engine, text)
+        found = await asyncio.to_thread(encode, text)
+    else:
+        found = encode(text)
     if not found:
         raise invalid(f"{path} is empty", path)
     return found

@@ -11,7 +11,7 @@ from ..limits import LENGTHS, OFF_LOOP_CHARACTERS
 from ..score import first_scored
 from . import wire
 from .body import JsonObject, read_object
-from .conversation import Messages, messages
+from .conversation import Messages, characters, messages
 from .errors import invalid
 from .fields import Values, boolean, finite, list_of, object_of, string
 from .prompts import chat_of, fit
@@ -68,14 +68,14 @@ async def _encode(engine: Engine, values: Values) -> tuple[list[int], list[list[
     if text is not None and conversation is None:
         if "continue_final_message" in values:
             raise invalid("continue_final_message is only for messages", "continue_final_message")
-        encode, characters = _text_encoder(engine, text), len(text)
+        encode, length = _text_encoder(engine, text), len(text)
     elif conversation is not None and text is None:
         encode = _chat_encoder(engine, conversation, values.get("continue_final_message", False))
-        characters = sum(len(message["content"]) for message in conversation)
+        length = characters(conversation)
     else:
         raise invalid("give exactly one of text and messages", "text")
     texts = ["", *options]
-    if characters * len(texts) + sum(map(len, options)) > OFF_LOOP_CHARACTERS:
+    if length * len(texts) + sum(map(len, options)) > OFF_LOOP_CHARACTERS:
         bare, *continued = await asyncio.to_thread(lambda: [encode(text) for text in texts])
     else:
         bare, *continued = [encode(text) for text in texts]

@@ -23,7 +23,7 @@ from .watching import noted
 TOKENIZE_BODY = object_of(
     {
         "model": string(LENGTHS["name"]),
-        "prompt": string(),
+        "prompt": string(LENGTHS["tokenized"]),
         "messages": messages,
         "add_special_tokens": boolean,
         "add_generation_prompt": boolean,
