@@ -142,6 +142,7 @@ async def test_the_page_fits_its_window_and_can_be_read(
     await page.open(f"{server.url}/", width=width)
     await page.until("document.querySelectorAll('#tree rect').length === 3")
     assert await page.evaluate("document.documentElement.scrollWidth") <= width
+    assert await page.evaluate("(e => e.scrollWidth - e.clientWidth)(document.querySelector('.table-box'))") == 0
     lightness = await page.evaluate(
         "[document.body, document.querySelector('article')].flatMap(e => {"
         "  const style = getComputedStyle(e);"
