@@ -159,7 +159,7 @@ class Chain(Signal):
     def cancel(self, cause: BaseException | None = None, *, told: bool = False) -> None:
         """Fail everything pending here and in the branches, and abort what the backend is doing for it."""
         label, origin = self._doing()
-        failure = Failure(label, origin, self.branch, cause, cancelled=cause is None)
+        failure = Failure(label, origin, self.branch, cause, cancelled=not isinstance(cause, BackendTimeout))
         failure.delivered = told
         self._cancel_tree(failure)
 

@@ -97,7 +97,7 @@ class Run(Signal):
         self.body_error = error
         self.body_over = True
         if error is not None:
-            self.cancel()
+            self.cancel(error)
         self.look()
         self.fire()  # for readers that wait for a name to be declared
 

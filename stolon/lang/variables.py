@@ -154,6 +154,8 @@ class Failure:
     def _reason(self) -> str:
         if self.cause is None:
             return "cancelled"
+        if self.cancelled:
+            return f"cancelled, for the program raised {type(self.cause).__name__}: {self.cause}"
         return f"{type(self.cause).__name__}: {self.cause}"
 
 

@@ -143,6 +143,28 @@ def test_an_error_of_the_body_surfaces_in_the_reader_and_in_error(scripted):
         _ = state.value
 
 
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda program: program.run(stream=True)["essay"],
+        lambda program: list(program.run(stream=True).text_iter("essay")),
+        lambda program: program.map([()], errors="return")[0]["essay"],
+    ],
+    ids=["by name", "as a stream", "in a batch"],
+)
+def test_a_reader_of_a_pending_name_learns_what_the_body_raised(scripted, read):
+    scripted("r", latency_s=5)
+
+    @function
+    def program(s):
+        s += gen("essay")
+        raise ZeroDivisionError("mine")
+
+    with pytest.raises(Cancelled, match="the program raised ZeroDivisionError: mine") as caught:
+        read(program)
+    assert isinstance(caught.value.__cause__, ZeroDivisionError)
+
+
 def test_leaving_a_stream_early_aborts_at_the_backend(scripted):
     backend = scripted(WORDS, tokens_per_delta=1, delta_s=0.05)
     state = essay.run(stream=True)
