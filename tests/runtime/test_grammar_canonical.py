@@ -79,6 +79,13 @@ PIECES = st.sampled_from(WORDS)
 TEXTS = st.lists(PIECES, min_size=1, max_size=8).map("".join)
 
 
+def test_white_space_before_a_branch_may_go_with_the_word_behind_it() -> None:
+    for choices in (["  é", "  "], ["  é", "  {"], ["  é", "  è"], ["a\n\n{", "a\n\né"]):
+        grammar = compile_choices(choices, vocabulary())
+        for choice in choices:
+            check(grammar, choice)
+
+
 @settings(max_examples=80, deadline=None)
 @given(st.lists(TEXTS, min_size=1, max_size=4, unique=True))
 def test_what_is_forced_is_how_the_tokenizer_reads_each_choice(choices: list[str]) -> None:

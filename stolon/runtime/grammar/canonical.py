@@ -33,7 +33,8 @@ class Canonical:
         said: ends where `text` begins; it stays as it is
         ends: the places in `text`, its length not among them, at which a token may begin that goes beyond its end
         Of a text that goes on, the tokens before the one that reaches beyond `text`, or begins behind it, are those of
-        the beginning up to there (so it is with byte pair encoding); what all these beginnings share is certain.
+        the beginning up to there (so it is with byte pair encoding); what all these beginnings share is certain. White
+        space at the end of `text` may lose its last character to a word behind it.
         """
         key = (self._before(said), text, ends)
         known = self._cuts.get(key)
@@ -47,7 +48,8 @@ class Canonical:
 
         after: the legal tokens behind one of them
         Of two tokens where one begins the other, the shorter is the tokenizer's only if it comes out, followed by some
-        legal token, where both are read together; if that never happens, it is not.
+        legal token, where both are read together, or where a word takes the white space that follows; if that never
+        happens, it is not.
         """
         longest = max(legal, key=lambda token: len(self._texts[token] or b""))
         before = self._before(said)
@@ -72,16 +74,19 @@ class Canonical:
             return True
         try:
             tokens = self._encode((before + first + second).decode())
+            alone = self._encode((before + first).decode()) if second == _last_space(second) else []
         except UnicodeDecodeError:
             return True
-        return tokens[-2:] == [token, follower]
+        return tokens[-2:] == [token, follower] or alone[-1:] == [token]
 
     def _certain(self, before: bytes, text: bytes, ends: tuple[int, ...]) -> list[int]:
-        certain = self._tokens(before, text)
+        text = _whole_characters(text)
+        certain, space = self._tokens(before, text), _last_space(text)
+        if space:
+            apart = self._tokens(before, text.removesuffix(space)) + self._tokens(b"", space)
+            certain = _shared(certain, apart)
         for end in ends:
-            other = self._tokens(before, text[:end]) if certain else []
-            shared = next((i for i, (a, b) in enumerate(zip(certain, other, strict=False)) if a != b), len(other))
-            certain = certain[:shared]
+            certain = _shared(certain, self._tokens(before, text[:end])) if certain else []
         return certain
 
     def _before(self, said: Sequence[int]) -> bytes:
@@ -126,6 +131,18 @@ class _Kept(Generic[K, V]):
             self._found[key] = value
             if len(self._found) > _KEPT:
                 self._found.popitem(last=False)
+
+
+def _shared(first: list[int], second: list[int]) -> list[int]:
+    """With what both begin."""
+    count = next((i for i, (a, b) in enumerate(zip(first, second, strict=False)) if a != b), len(second))
+    return first[:count]
+
+
+def _last_space(text: bytes) -> bytes:
+    """The character of white space that `text`, of whole characters, ends in; empty if it ends in another."""
+    last = text.decode(errors="replace")[-1:]
+    return last.encode() if last.isspace() else b""
 
 
 def _continues(byte: int) -> bool:
