@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, overload
 from .errors import ProgramError
 from .interpreter import Concatenate
 from .ir import Expression, Gen, Node, Select
+from .streams import wait
 from .variables import Gathered, Variable
 from .writer import Key
 
@@ -48,10 +49,13 @@ class Forks(Generic[E_co]):
     @overload
     def __getitem__(self, key: str) -> list[Any]: ...
     def __getitem__(self, key: int | slice | str | Gen[Any] | Select[Any]) -> Any:
-        """A branch by its number, or the values of a variable in all branches."""
+        """A branch by its number, or the values of a variable in all branches, once all have it or failed."""
         if isinstance(key, (int, slice)):
             return self.states[key]
-        return [state[key] for state in self.states]
+        name = key.name if isinstance(key, (Gen, Select)) else key
+        gathered = Gathered(name, [state.variable(key) for state in self.states])
+        wait(self._parent.chain.run, gathered, "join() and await s.get(...)")
+        return gathered.result()
 
     def __setitem__(self, index: int, state: State[Any]) -> None:
         """For `forks[i] += x`, which writes back the branch it has read."""

@@ -139,7 +139,7 @@ class State(Generic[R_co]):
 
         Raises KeyError for a name that was never appended, GenerationError if it failed.
         """
-        variable = self._find(name)
+        variable = self.variable(name)
         wait(self.chain.run, variable, f"await s.get({_shown(name)})")
         return variable.result()
 
@@ -173,7 +173,8 @@ class State(Generic[R_co]):
         variable = self.writer.variables.get(cast("Key", name))
         return variable is not None and variable.done and variable.failure is None
 
-    def _find(self, name: Key) -> Variable:
+    def variable(self, name: Key) -> Variable:
+        """What `name` stands for, done or not; waits until it is appended. Raises KeyError if it never is."""
         waits = self._declaration(name)
         if waits is not None:
             wait(self.chain.run, waits.until, f"await s.get({_shown(name)})")
@@ -208,7 +209,7 @@ class State(Generic[R_co]):
 
     def info(self, name: Key) -> Info:
         """What is known about a generation: probabilities of a select, usage, finish reason, log-probabilities."""
-        variable = self._find(name)
+        variable = self.variable(name)
         wait(self.chain.run, variable, f"await s.get({_shown(name)})")
         variable.result()
         if variable.info is None:

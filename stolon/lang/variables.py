@@ -141,13 +141,13 @@ class Failure:
         self.cancelled = cancelled
         self.delivered = False  # whether the program has been told
 
-    def error(self, reader: Variable | None = None) -> GenerationError:
-        """The error for a read of `reader`, or of the whole state."""
+    def error(self, reader: Variable | None = None, more: str = "") -> GenerationError:
+        """The error for a read of `reader`, or of the whole state; `more` ends its message."""
         self.delivered = True
         message = f"{self.label}{where(self.origin)}{f' in {self.branch}' if self.branch else ''}: {self._reason()}"
         if reader is not None and reader.label != self.label:
             message = f"{reader.label}{where(reader.origin)} has no value, because of {message}"
-        error = (Cancelled if self.cancelled else GenerationError)(message)
+        error = (Cancelled if self.cancelled else GenerationError)(message + more)
         error.__cause__ = self.cause
         return error
 
@@ -230,6 +230,10 @@ class Variable(Signal):
             self.failure, self.done = failure, True
         self.fire()
 
+    def failures(self) -> list[Failure]:
+        """All that a read of this variable tells of."""
+        return [] if self.failure is None else [self.failure]
+
     def result(self) -> object:
         """The value of a variable that is done. Raises GenerationError."""
         if self.failure is not None:
@@ -245,12 +249,15 @@ def assigned(name: str, value: object) -> Variable:
 
 
 class Gathered(Variable):
-    """A list of what `parts` become, in their order; the first failure among them is its failure."""
+    """A list of what `parts` become, in their order, once all are done; the first failure among them is its failure.
+
+    Reading it tells the program of every failure among them: none of them is raised again at the end of the run.
+    """
 
     __slots__ = ("_parts",)
 
     def __init__(self, name: str | None, parts: Sequence[Variable]) -> None:
-        super().__init__(name, f"join of {name!r}")
+        super().__init__(name, f"the list of {name!r}")
         self._parts = parts
         self._look()
 
@@ -266,6 +273,17 @@ class Gathered(Variable):
             self.fail(failed)
         else:
             self.resolve([part.value for part in self._parts])
+
+    def failures(self) -> list[Failure]:
+        return [failure for part in self._parts for failure in part.failures()]
+
+    def result(self) -> object:
+        if self.failure is not None:
+            failures = self.failures()
+            for failure in failures:
+                failure.delivered = True
+            raise self.failure.error(self, f"; {len(failures)} branches failed" if len(failures) > 1 else "")
+        return self.value
 
 
 def _forget() -> None:

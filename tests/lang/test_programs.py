@@ -420,3 +420,24 @@ def test_the_trace_of_a_run_is_a_tree(scripted):
         "    gen y: 'r'",
         "  [1]",
     ]
+
+
+@pytest.mark.parametrize("join", [False, True])
+def test_reading_a_list_tells_of_all_the_branches_that_failed(scripted, join):
+    scripted({"bad": ConnectionError("x"), "": "fine"})
+
+    @function
+    def program(s, read):
+        forks = s.fork(3)
+        forks += ["bad", "good", "bad"]
+        forks += gen("x")
+        if join:
+            forks.join()
+        with pytest.raises(GenerationError, match=r"in fork\[0\].*2 branches failed" if read else r"in fork\[0\]"):
+            (s if join else forks)["x"] if read else forks[0]["x"]
+        s += gen("y")
+        return s["y"]
+
+    assert program.run(True).value == "fine"
+    with pytest.raises(GenerationError, match=r"in fork\[2\]"):  # only the first was looked at
+        program.run(False)
