@@ -68,6 +68,11 @@ class Function(Generic[P, R]):
         bound: Mapping[str, Any] | None = None,
         parameters: Parameters | None = None,
     ) -> None:
+        if inspect.isgeneratorfunction(func) or inspect.isasyncgenfunction(func):
+            raise TypeError(
+                f"{program_name(func)} cannot be a program: it has a `yield`, so that calling it runs nothing; "
+                "return a value instead, and read what it says with `f.stream(...)`"
+            )
         self.func = func
         self.bind_arguments: dict[str, Any] = dict(bound or {})
         self.is_async = inspect.iscoroutinefunction(func)

@@ -441,3 +441,15 @@ def test_reading_a_list_tells_of_all_the_branches_that_failed(scripted, join):
     assert program.run(True).value == "fine"
     with pytest.raises(GenerationError, match=r"in fork\[2\]"):  # only the first was looked at
         program.run(False)
+
+
+def test_a_generator_function_is_refused_where_it_is_decorated():
+    def program(s):
+        yield s
+
+    async def async_program(s):
+        yield s
+
+    for body in (program, async_program):
+        with pytest.raises(TypeError, match="program cannot be a program: it has a `yield`"):
+            function(body)
