@@ -232,3 +232,18 @@ def test_a_call_that_may_be_made_is_open_as_long_as_it_fits(name: str) -> None:
         assert token in said.allowed(matcher, len(tokens) - place), said.texts[token]
         matcher.advance(token)
     assert matcher.is_accepting
+
+
+@pytest.mark.parametrize("name", SHORTEST)
+def test_an_answer_leaves_its_form_as_it_was(name: str) -> None:
+    said = words("byte-level")
+    text = {"tags": [LOOK_UP, NOW, REMIND], "free": False, "least": 1, "most": None, "separator": ""}
+    grammar = said.grammar(Constraint("tags", json.dumps(text)))
+    tokens = said.encode(SHORTEST[name])
+    for _ in range(2):
+        matcher = grammar.matcher()
+        for place, token in enumerate(tokens):
+            # no mask is asked for where tokens are forced
+            if not matcher.forced():
+                assert token in said.allowed(matcher, len(tokens) - place), said.texts[token]
+            matcher.advance(token)

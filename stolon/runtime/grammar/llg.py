@@ -314,7 +314,7 @@ class LlgMatcher:
         text = b"".join(self._grammar.vocabulary.texts[token] for token in begin)
         for rest in rests:
             if rest.startswith(text):
-                tokens = self._grammar.ways.tokens(rest[len(text) :])
+                tokens = [*self._grammar.ways.tokens(rest[len(text) :])]
                 if len(tokens) <= most and trials.lead_to_end([*begin, *tokens]):
                     return tokens
         return None

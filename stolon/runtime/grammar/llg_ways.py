@@ -42,8 +42,8 @@ class Ways:
         pieces = (rest[:size] for rest in rests for size in range(1, min(len(rest), _LONGEST_FIRST) + 1))
         return sorted({ids[piece] for piece in pieces if piece in ids})
 
-    def _tokens(self, rest: bytes) -> list[int]:
-        return self._vocabulary.tokenizer.tokenize_bytes(rest)
+    def _tokens(self, rest: bytes) -> tuple[int, ...]:
+        return tuple(self._vocabulary.tokenizer.tokenize_bytes(rest))
 
 
 def _overlap(before: bytes, text: bytes) -> int:
