@@ -76,8 +76,20 @@ class Function(Generic[P, R]):
         self.func = func
         self.bind_arguments: dict[str, Any] = dict(bound or {})
         self.is_async = inspect.iscoroutinefunction(func)
+        self._owner: type | None = None  # of a method that was taken from its class
         self.parameters = parameters or Parameters.of(func, skip=1)
         functools.update_wrapper(self, func)
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        # a program in a class may also be no method; then its state comes first
+        if next(iter(inspect.signature(self.func).parameters), None) == "self":
+            self._owner = owner
+
+    def _of(self, owner: type, args: tuple[Any, ...]) -> Function[..., R]:
+        """The method of the instance that comes first, as in `Class.method.run(instance, ...)`."""
+        if not args or not isinstance(args[0], owner):
+            raise TypeError(f"{program_name(self.func)} is a method of {owner.__name__}: call it on an instance")
+        return self.__get__(args[0], owner)
 
     @property
     def arg_names(self) -> list[str]:
@@ -109,6 +121,8 @@ class Function(Generic[P, R]):
 
         Inside a program, a call inherits the backend and the sampling options of the caller.
         """
+        if self._owner is not None:
+            return self._of(self._owner, args)(*args[1:], **kwargs)
         if args and isinstance(args[0], State):
             state = cast("State[Any]", args[0])
             if not state.chain.run.body_over:
@@ -171,6 +185,8 @@ class Function(Generic[P, R]):
         self, args: tuple[Any, ...], kwargs: dict[str, Any], *, blocking: bool = True
     ) -> tuple[Execution, bool]:
         """Tell the program's arguments from the options of its run."""
+        if self._owner is not None:
+            return self._of(self._owner, args)._prepare(args[1:], kwargs, blocking=blocking)
         options = {name: kwargs[name] for name in kwargs if name in RUN_OPTIONS and name not in self.parameters}
         given = self._with_bound(args, {name: kwargs[name] for name in kwargs if name not in options})
         self.parameters.check(program_name(self.func), args, given)
@@ -297,6 +313,8 @@ class Function(Generic[P, R]):
     def _batch(
         self, items: Iterable[Any], num_threads: int | Literal["auto"], progress: bool, options: dict[str, Any]
     ) -> Batch[R]:
+        if self._owner is not None:
+            self._of(self._owner, ())
         unknown = sorted(set(options) - SAMPLING_OPTIONS - {"backend", "use_thread"})
         if unknown:
             raise TypeError(f"{program_name(self.func)}.map has no option {unknown[0]!r}")

@@ -64,6 +64,10 @@ def test_the_state_may_have_any_name_and_programs_may_be_methods(scripted):
     assert asker.ask.bind(question="how?").run().text() == "Please: how?r"
     with pytest.raises(TypeError, match="question"):
         asker.ask.run()
+    assert Asker.ask.run(asker, "why?").text() == Asker.ask(asker, question="why?").text() == "Please: why?r"
+    for call in (Asker.ask.run, Asker.ask, Asker.ask.map):
+        with pytest.raises(TypeError, match="ask is a method of Asker: call it on an instance"):
+            call(["why?"])
 
 
 def test_the_decorator_works_with_and_without_arguments(scripted):
