@@ -14,7 +14,7 @@ _PORTS = {"http": 80, "https": 443}
 def checked_url(url: str) -> str:
     """`url` without a slash at its end; raises InvalidRequest unless it is one that requests can be sent to."""
     try:
-        parts = urlsplit(url)
+        parts = urlsplit(url if isinstance(url, str) else "")  # pyright: ignore[reportUnnecessaryIsInstance]
         sound = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
     except ValueError:
         sound = False

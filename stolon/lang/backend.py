@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, cast
 
 from .constraint import Constraint
 from .errors import UnsupportedError
@@ -97,3 +97,12 @@ class Backend(Protocol):
 
     async def close(self) -> None:
         """Release connections, threads and memory. A second call does nothing."""
+
+
+def checked_backend(backend: object) -> Backend:
+    """Raises TypeError unless `backend` is one, made."""
+    if isinstance(backend, type):
+        raise TypeError(f"a backend is needed, got the class {backend.__name__}; make one: {backend.__name__}(...)")
+    if not (hasattr(backend, "stream") and hasattr(backend, "capabilities")):
+        raise TypeError(f"a backend is needed, such as Runtime('tiny') or OpenAI('gpt-4o-mini'), got {backend!r}")
+    return cast("Backend", backend)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextvars
 import threading
-from collections.abc import AsyncIterator, Callable, Generator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Literal, TypeVar, cast, overload
 
@@ -234,3 +234,15 @@ def _checked_limit(limit: int | Literal["auto"]) -> int:
     if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:  # pyright: ignore[reportUnnecessaryIsInstance]
         raise ValueError(f'num_threads must be "auto" or a whole number of at least 1, got {limit!r}')
     return limit
+
+
+def checked_errors(errors: object) -> None:
+    if errors not in ("raise", "return"):
+        raise ValueError(f'errors must be "raise" or "return", got {errors!r}')
+
+
+def checked_items(items: Any) -> Iterable[Any]:
+    """Raises TypeError for what can be iterated over and is one item all the same."""
+    if isinstance(items, (str, bytes, Mapping)) or not isinstance(items, Iterable):
+        raise TypeError(f"a list of items is needed, one for each run, got {items!r}; of one item, [item]")
+    return cast("Iterable[Any]", items)

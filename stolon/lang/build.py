@@ -161,6 +161,8 @@ def gen(  # pyright: ignore[reportInconsistentOverload]  (the second position is
     if not forms and choices_method is None and reasoning is False and fallback is None:
         return Gen(name, frozen(options), origin)
     with named(f"gen({'' if name is None else repr(name)})"):
+        if choices is not None:
+            forms["choices"] = checked_choices(choices)
         if choices is not None or choices_method is not None:
             chosen = select_of(name, forms, options, choices_method, origin)
             if chosen is not None:
@@ -200,8 +202,10 @@ def select(
     label = f"select({name!r})"
     with named(label):
         checked = checked_choices(choices)
-    if not temperature >= 0:
-        raise InvalidRequest(f"{label}: temperature must be at least 0, got {temperature!r}", param="temperature")
+    if isinstance(temperature, bool) or not isinstance(temperature, (int, float)) or not temperature >= 0:  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise InvalidRequest(
+            f"{label}: temperature must be a number of at least 0, got {temperature!r}", param="temperature"
+        )
     options = frozen({"seed": seed, "timeout": timeout})
     return Select(name, checked, temperature, choices_method, options, caller(1))
 

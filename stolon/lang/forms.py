@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -31,14 +31,17 @@ def choices_form(choices: object) -> Form:
 
 
 def checked_choices(choices: Any) -> tuple[str, ...]:
-    if isinstance(choices, str) or not choices:
+    listed = (
+        () if isinstance(choices, str) or not isinstance(choices, Iterable) else tuple(cast("Iterable[Any]", choices))
+    )
+    if not listed:
         raise InvalidRequest(f"a list of choices is needed, got {choices!r}", param="choices")
-    for choice in choices:
+    for choice in listed:
         if not isinstance(choice, str) or not choice:
             raise InvalidRequest(f"every choice must be non-empty text, got {choice!r}", param="choices")
-    if len(set(choices)) < len(choices):
-        raise InvalidRequest(f"the choices must differ, got {list(choices)!r}", param="choices")
-    return tuple(choices)
+    if len(set(listed)) < len(listed):
+        raise InvalidRequest(f"the choices must differ, got {list(listed)!r}", param="choices")
+    return listed
 
 
 def regex_form(pattern: object) -> Form:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, dataclass, fields, replace
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from typing_extensions import TypeVar
 
@@ -49,29 +49,60 @@ _USER_NAME = {
     "logprob_start": "logprob_start_len",
 }
 _DEFAULTS = {field.name: field.default for field in fields(SamplingParams) if field.default is not MISSING}
-_TUPLES = frozenset({"stop", "stop_token_ids", "stop_regex"})
+_LISTS = frozenset({"stop", "stop_token_ids", "stop_regex"})
+# what SamplingParams does not check, or only under another name
+_KINDS: Mapping[str, tuple[tuple[type, ...], str]] = {
+    **dict.fromkeys(("max_tokens", "max_new_tokens"), ((int,), "a whole number")),
+    **dict.fromkeys(("logprob_start_len", "top_logprobs_num", "retries"), ((int,), "a whole number")),
+    **dict.fromkeys(("ignore_eos", "return_logprob", "return_text_in_logprobs"), ((bool,), "True or False")),
+    "timeout": ((int, float), "a number of seconds"),
+    "stop": ((str,), "text"),
+    "stop_regex": ((str,), "text"),
+    "stop_token_ids": ((int,), "a whole number"),
+}
 
 Options = tuple[tuple[str, Any], ...]
 
 
 def frozen(options: Mapping[str, Any]) -> Options:
-    """`options` without those that are None, lists as tuples: nothing of the caller's is kept or ever changed."""
-    return tuple(
-        [
-            (name, _frozen_list(name, value) if name in _TUPLES else value)
-            for name, value in options.items()
-            if value is not None
-        ]
-    )
+    """`options` without those that are None, lists as tuples: nothing of the caller's is kept or ever changed.
+
+    Raises InvalidRequest for a value of the wrong kind, and for two names of one option.
+    """
+    given = {name: _checked(name, value) for name, value in options.items() if value is not None}
+    if "max_new_tokens" in given:
+        if "max_tokens" in given:
+            raise InvalidRequest(
+                f"max_tokens={given['max_tokens']!r} and max_new_tokens={given['max_new_tokens']!r} are two names of "
+                "one option; leave one out",
+                param="max_new_tokens",
+            )
+        given["max_tokens"] = given.pop("max_new_tokens")  # so that the option of a gen wins over that of its run
+    return tuple(given.items())
 
 
-def _frozen_list(name: str, value: Any) -> tuple[Any, ...]:
-    kind = int if name == "stop_token_ids" else str
-    items = (value,) if isinstance(value, kind) else tuple(value)
+def _checked(name: str, value: Any) -> Any:
+    if name not in _KINDS:
+        return value
+    types, shown = _KINDS[name]
+    if name not in _LISTS:
+        if not isinstance(value, types) or (isinstance(value, bool) and bool not in types):
+            raise InvalidRequest(f"{name} must be {shown}, got {value!r}", param=name)
+        return value
+    if not isinstance(value, (*types, Iterable)):
+        raise InvalidRequest(f"{name} must be {shown} or a list of those, got {value!r}", param=name)
+    items = cast("tuple[Any, ...]", (value,) if isinstance(value, types) else tuple(value))
     for item in items:
-        if isinstance(item, bool) or not isinstance(item, kind):
-            raise InvalidRequest(f"{name} must be {kind.__name__} or a list of those, got {item!r} in it", param=name)
+        if isinstance(item, bool) or not isinstance(item, types):
+            raise InvalidRequest(f"{name} must be {shown} or a list of those, got {item!r} in it", param=name)
     return items
+
+
+def seconds(value: float) -> float:
+    """A timeout. Raises InvalidRequest unless it is a positive number."""
+    if not _checked("timeout", value) > 0:
+        raise InvalidRequest(f"timeout must be a positive number of seconds, got {value!r}", param="timeout")
+    return value
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +142,7 @@ class Settings:
         """The run's options with those of one generation over them. Raises InvalidRequest for values out of range."""
         found = self._resolved.get(options)
         if found is None:
-            merged = {**dict(self.given), **_without_other_name(dict(options))}
+            merged = {**dict(self.given), **dict(options)}
             found = self._resolved[options] = _resolve(merged, self.backend, self.capabilities)
         return found
 
@@ -125,14 +156,6 @@ class Settings:
         return found
 
 
-def _without_other_name(options: dict[str, Any]) -> dict[str, Any]:
-    # `max_tokens` of a gen must win over `max_new_tokens` of its run, and the other way round
-    for one, other in (("max_tokens", "max_new_tokens"), ("max_new_tokens", "max_tokens")):
-        if one in options:
-            options.setdefault(other, options[one])
-    return options
-
-
 def _resolve(options: dict[str, Any], backend: Backend, capabilities: Capabilities) -> Resolved:
     values = {FIELD_OF[name]: value for name, value in options.items() if name in FIELD_OF}
     top = options.get("top_logprobs_num")
@@ -143,14 +166,12 @@ def _resolve(options: dict[str, Any], backend: Backend, capabilities: Capabiliti
             values["prompt_logprobs"] = top or 0
             values["logprob_start"] = start
     timeout_s = options.get("timeout")
-    if timeout_s is not None and not timeout_s > 0:
-        raise InvalidRequest(f"timeout must be a positive number of seconds, got {timeout_s!r}", param="timeout")
     retries = options.get("retries", 0)
-    if isinstance(retries, bool) or not isinstance(retries, int) or retries < 0:
+    if retries < 0:
         raise InvalidRequest(f"retries must be a whole number of at least 0, got {retries!r}", param="retries")
     return Resolved(
         SamplingParams(**values),
-        timeout_s,
+        None if timeout_s is None else seconds(timeout_s),
         retries,
         bool(options.get("return_text_in_logprobs")),
         _refusal(values, backend, capabilities),

@@ -10,13 +10,13 @@ from typing import Any, Concatenate, Generic, Literal, TypeVar, cast, overload
 
 from typing_extensions import ParamSpec
 
-from .backend import Backend
-from .batch import Batch, Item, in_order
+from .backend import Backend, checked_backend
+from .batch import Batch, Item, checked_errors, checked_items, in_order
 from .errors import NoBackendError
 from .execution import Execution, Parameters, program_name
 from .hub import get_hub
 from .interpreter import Chain
-from .options import RUN_OPTIONS, SAMPLING_OPTIONS, Launch, Settings, frozen
+from .options import RUN_OPTIONS, SAMPLING_OPTIONS, Launch, Settings, frozen, seconds
 from .run import Run, current_run
 from .state import State, Stream
 from .streams import Piece, refuse_to_block_a_loop
@@ -32,7 +32,7 @@ _default_backend: Backend | None = None
 def set_default_backend(backend: Backend | None) -> None:
     """Who answers programs that name no backend; None: nobody."""
     global _default_backend
-    _default_backend = backend
+    _default_backend = None if backend is None else checked_backend(backend)
 
 
 def get_default_backend() -> Backend:
@@ -43,14 +43,18 @@ def get_default_backend() -> Backend:
     return _default_backend
 
 
+def _named_or_default(backend: Backend | None) -> Backend:
+    return get_default_backend() if backend is None else checked_backend(backend)
+
+
 def flush_cache(backend: Backend | None = None) -> bool:
     """Have the backend forget its cached prefixes; False where it has none."""
-    return get_hub().call((backend or get_default_backend()).flush_cache())
+    return get_hub().call(_named_or_default(backend).flush_cache())
 
 
 def get_server_info(backend: Backend | None = None) -> dict[str, object]:
     """What the backend says about itself."""
-    return (backend or get_default_backend()).info()
+    return _named_or_default(backend).info()
 
 
 class Function(Generic[P, R]):
@@ -245,6 +249,7 @@ class Function(Generic[P, R]):
         """
         if wait:
             refuse_to_block_a_loop(f"await {program_name(self.func)}.amap(...)")
+        checked_errors(errors)
         batch = self._batch(items, num_threads, progress, options)
         if wait:
             batch.wait()
@@ -262,6 +267,7 @@ class Function(Generic[P, R]):
         **options: Any,
     ) -> Batch[R]:
         """`map` to be awaited."""
+        checked_errors(errors)
         batch = self._batch(items, num_threads, progress, options)
         await batch.await_all()
         if errors == "raise":
@@ -302,6 +308,7 @@ class Function(Generic[P, R]):
     ) -> list[State[R]] | Generator[State[R], None, None]:
         """`map` by SGLang's names; `generator_style` gives the states one by one, in order, as they end."""
         refuse_to_block_a_loop(f"await {program_name(self.func)}.amap(...)")
+        checked_errors(errors)
         batch = self._batch(batch_kwargs, num_threads, progress_bar, options)
         if generator_style:
             return in_order(batch, errors)
@@ -319,7 +326,7 @@ class Function(Generic[P, R]):
         if unknown:
             raise TypeError(f"{program_name(self.func)}.map has no option {unknown[0]!r}")
         settings, timeout_s = _settings(options)
-        listed = [self._item(item) for item in items]
+        listed = [self._item(item) for item in checked_items(items)]
         for args, kwargs in listed:
             self.parameters.check(program_name(self.func), args, kwargs)
 
@@ -339,7 +346,7 @@ class Function(Generic[P, R]):
 
 def _settings(options: dict[str, Any]) -> tuple[Settings, float | None]:
     """What the run samples with, by its options and those of the program that it is called in; and its timeout."""
-    backend: Backend | None = options.get("backend")
+    backend = None if options.get("backend") is None else checked_backend(options["backend"])
     given = frozen({name: value for name, value in options.items() if name in SAMPLING_OPTIONS and name != "timeout"})
     caller = current_run.get()
     settings = (
@@ -347,9 +354,7 @@ def _settings(options: dict[str, Any]) -> tuple[Settings, float | None]:
     )
     settings.resolve()  # raises for values out of range, here and not at the first gen
     timeout_s = options.get("timeout")
-    if timeout_s is not None and not timeout_s > 0:
-        raise ValueError(f"timeout must be a positive number of seconds, got {timeout_s!r}")
-    return settings, timeout_s
+    return settings, None if timeout_s is None else seconds(timeout_s)
 
 
 @overload

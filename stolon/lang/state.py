@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator, Sequence, Sized
 from contextlib import contextmanager
 from typing import Any, Generic, Literal, TypeVar, cast, overload
 
@@ -113,7 +113,7 @@ class State(Generic[R_co]):
         size: how many, or a list: then iterating gives (branch, item) pairs
         """
         items = None if isinstance(size, int) else size
-        if isinstance(items, str) or isinstance(size, bool):
+        if isinstance(size, (str, bool)) or not isinstance(size, (int, Sized)):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise TypeError(f"fork takes a number or a list, got {size!r}")
         count = size if isinstance(size, int) else len(size)
         if count < 1:

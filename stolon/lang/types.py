@@ -64,17 +64,23 @@ class SamplingParams:
             value = getattr(self, name)
             if value is not None:
                 _at_least(name, value, 0)
-        if self.seed is not None and not -MAX_SEED - 1 <= self.seed <= MAX_SEED:
-            raise InvalidRequest(f"seed must fit in 64 bits, got {self.seed}", param="seed")
+        if self.seed is not None:
+            _whole("seed", self.seed)
+            if not -MAX_SEED - 1 <= self.seed <= MAX_SEED:
+                raise InvalidRequest(f"seed must fit in 64 bits, got {self.seed}", param="seed")
         for _, bias in self.logit_bias:
             _within("logit_bias", bias, -100.0, 100.0)
         if any(not s for s in (*self.stop, *self.stop_regex)):
             raise InvalidRequest("stop must not contain an empty string; leave it out instead", param="stop")
 
 
-def _at_least(name: str, value: int, low: int) -> None:
+def _whole(name: str, value: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise InvalidRequest(f"{name} must be a whole number, got {value!r}", param=name)
+
+
+def _at_least(name: str, value: int, low: int) -> None:
+    _whole(name, value)
     if value < low:
         raise InvalidRequest(f"{name} must be at least {low}, got {value}", param=name)
 
