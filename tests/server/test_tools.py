@@ -219,6 +219,26 @@ async def test_the_operator_names_the_format(start: StartServer, parser: str, sc
     assert server.engine.asked[-1].params.skip_special_tokens is skips
 
 
+@pytest.mark.parametrize("parameters", [{}, {"properties": {"city": {"type": "string"}}}])
+async def test_arguments_are_an_object_also_where_their_schema_does_not_say_so(
+    server: Running, client: AsyncOpenAI, parameters: dict[str, Any]
+) -> None:
+    server.engine.script = CALL
+    tool = {"type": "function", "function": {"name": "get_weather", "parameters": parameters}}
+    await client.chat.completions.create(**{**ASKED, "tools": [tool]}, tool_choice="required")
+    constraint = server.engine.asked[-1].constraint
+    assert constraint is not None
+    assert constraint.text is not None
+    assert json.loads(constraint.text)["tags"][0]["schema"] == {"type": "object", **parameters}
+
+
+async def test_arguments_of_another_type_are_refused(server: Running) -> None:
+    tool = {"type": "function", "function": {"name": "say", "parameters": {"type": "string"}}}
+    async with server.http.post(CHAT, json={**ASKED, "tools": [tool]}) as reply:
+        message = await refused(reply, 400, "invalid_schema", "tools[0].function.parameters")
+    assert message.startswith("tools[0].function.parameters.type must be 'object'")
+
+
 async def test_a_required_call_needs_no_known_format(start: StartServer) -> None:
     engine = FakeEngine()
     engine.chat = Turns("{{ tools }}")

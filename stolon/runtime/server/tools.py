@@ -38,8 +38,10 @@ class Tool:
         return {"type": "function", "function": function}
 
     def schema(self) -> JsonObject:
-        """Of its arguments."""
-        return {**_NO_PARAMETERS, "additionalProperties": False} if self.parameters is None else self.parameters
+        """Of its arguments, which are an object also where their schema does not say so."""
+        if self.parameters is None:
+            return {**_NO_PARAMETERS, "additionalProperties": False}
+        return {"type": "object", **self.parameters}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,7 +125,11 @@ def _tags(tools: list[Tool], written: _Written, *, free: bool, most: int | None)
 
 def _parameters(path: str, value: object) -> JsonObject:
     schema_text(path, value)
-    return cast(JsonObject, value)
+    found = cast(JsonObject, value)
+    if found.get("type", "object") != "object":
+        message = f"{path}.type must be 'object', since arguments have names, got {describe(found['type'])}"
+        raise invalid(message, path, "invalid_schema")
+    return found
 
 
 def tool_name(path: str, value: object) -> str:
