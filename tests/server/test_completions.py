@@ -79,6 +79,37 @@ async def test_echo_gives_the_prompt_and_its_log_probabilities(client: AsyncOpen
     assert found["text_offset"] == [0, 0, 1, 2, 3, 4, 5]
 
 
+class Backwards(FakeEngine):
+    """The last answer begins first, as where a cached prompt is computed again for its log-probabilities alone."""
+
+    async def generate(self, prompt_ids, params, **more):
+        deltas = [delta async for delta in super().generate(prompt_ids, params, **more)]
+        for delta in sorted(deltas, key=lambda delta: -delta.index):
+            yield delta
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_each_of_several_answers_has_the_log_probabilities_of_its_echo(start: StartServer, stream: bool) -> None:
+    server = await start(Backwards())
+    asked: dict[str, Any] = {"model": "fake", "prompt": ["ab", "cde"], "max_tokens": 2, "n": 2}
+    asked |= {"echo": True, "logprobs": 1}
+    texts, tokens, offsets = [""] * 4, [[] for _ in range(4)], [[] for _ in range(4)]
+    async with AsyncOpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as client:
+        if stream:
+            parts = [part async for part in await client.completions.create(**asked, stream=True)]
+        else:
+            parts = [await client.completions.create(**asked)]
+    for part in parts:
+        for choice in part.choices:
+            texts[choice.index] += choice.text
+            assert choice.logprobs is not None
+            tokens[choice.index] += choice.logprobs.tokens or []
+            offsets[choice.index] += choice.logprobs.text_offset or []
+    assert texts == ["abba"] * 2 + ["cdeed"] * 2
+    assert tokens == [["<s>", *text] for text in texts]
+    assert offsets == [[0, *range(len(text))] for text in texts]
+
+
 async def test_log_probabilities_without_echo_are_those_of_the_answer(client: AsyncOpenAI) -> None:
     reply = await client.completions.create(model="fake", prompt="ab", logprobs=0)
     logprobs = reply.choices[0].logprobs

@@ -75,6 +75,10 @@ async def answer(service: Service, request: Request) -> web.StreamResponse:
             events = _Events(form, questions, values.get("stream_options", StreamOptions()))
             return await send(service, request, ask_all(engine, questions), events)
         replies = await collect(engine, questions)
+        for reply in replies:
+            for each in reply.answers:
+                # the prompt is the same for all answers, and only the first brings its log-probabilities
+                each.prompt_logprobs = reply.answers[0].prompt_logprobs
         choices = [
             _choice(form, place, index, questions[place], done)
             for place, reply in enumerate(replies)
@@ -155,8 +159,7 @@ def _choice(form: _Form, place: int, index: int, question: Question, done: Answe
     logprobs = None
     if form.logprobs is not None:
         entries: list[TokenLogprob | None] = [*(done.prompt_logprobs or ()), *done.logprobs]
-        offset = 0 if not form.echo or done.prompt_logprobs else len(form.prompts[place])
-        logprobs, _ = wire.completion_logprobs(entries, question.prompt[0], form.logprobs, offset, form.tokenizer)
+        logprobs, _ = wire.completion_logprobs(entries, question.prompt[0], form.logprobs, 0, form.tokenizer)
     return {
         "index": place * form.answers + index,
         "text": form.prompts[place] + done.text if form.echo else done.text,
@@ -176,6 +179,9 @@ class _Events:
         self._usage: list[Usage] = []
         self._offsets = [0] * (len(questions) * form.answers)
         self._begun: set[int] = set()
+        # log-probabilities of each echoed prompt; they come with its first answer, and the others wait for them
+        self._echoed: dict[int, list[TokenLogprob | None]] = {}
+        self._waiting: dict[int, list[Delta]] = {}
         self._made = 0
         frame = wire.encode(form.json())[:-1]
         self._head = f'data: {frame},"choices":[{{"index":'
@@ -185,6 +191,15 @@ class _Events:
         return b""
 
     def delta(self, place: int, delta: Delta) -> bytes:
+        if self._form.echo and self._form.logprobs is not None and place not in self._echoed:
+            if delta.prompt_logprobs is None:
+                self._waiting.setdefault(place, []).append(delta)
+                return b""
+            self._echoed[place] = delta.prompt_logprobs
+            return b"".join(self._chunk(place, each) for each in (delta, *self._waiting.pop(place, ())))
+        return self._chunk(place, delta)
+
+    def _chunk(self, place: int, delta: Delta) -> bytes:
         if delta.usage is not None:
             self._usage.append(delta.usage)
         index = place * self._form.answers + delta.index
@@ -221,7 +236,7 @@ class _Events:
         if not self._form.echo or index in self._begun:
             return delta.text, entries
         self._begun.add(index)
-        return self._form.prompts[place] + delta.text, [*(delta.prompt_logprobs or ()), *entries]
+        return self._form.prompts[place] + delta.text, [*self._echoed.get(place, ()), *entries]
 
     def end(self) -> bytes:
         if not self._options.usage:
