@@ -8,6 +8,7 @@ Names are loaded at their first use, so importing this package is cheap and brin
 from __future__ import annotations
 
 from importlib import import_module
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -156,9 +157,14 @@ __all__ = [  # spelled out, for type checkers; a test compares it with the table
     "user_end",
 ]
 
+if not TYPE_CHECKING and find_spec("torch") is None:  # `import *` loads every name, and this one needs the local extra
+    __all__.remove("Runtime")
+
 
 def __getattr__(name: str) -> object:
     module = _MODULE_OF.get(name)
+    if name == "image":
+        raise AttributeError("stolon has no images: programs are made of text")
     if module is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     try:

@@ -14,12 +14,17 @@ import asyncio, json, sys, threading
 
 class Absent:
     banned = {"torch", "transformers", "safetensors", "tokenizers", "numpy", "jinja2", "triton"}
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in self.banned:
-            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
-        return None
 
-sys.meta_path.insert(0, Absent())
+    def __init__(self, finder):
+        self.finder = finder
+
+    def __getattr__(self, name):
+        return getattr(self.finder, name)
+
+    def find_spec(self, name, path=None, target=None):
+        return None if name.split(".")[0] in self.banned else self.finder.find_spec(name, path, target)
+
+sys.meta_path[:] = map(Absent, sys.meta_path)
 
 from aiohttp import web
 from stolon import OpenAI, assistant, function, gen, user
@@ -63,6 +68,10 @@ state = echo.run("hello", backend=OpenAI("m", base_url=f"http://127.0.0.1:{ports
 assert state["answer"] == "You said: hello", state["answer"]
 loaded = Absent.banned & set(sys.modules)
 assert not loaded, loaded
+
+names = {}
+exec("from stolon import *", names)
+assert "RuntimeEndpoint" in names and "Runtime" not in names
 
 import stolon
 try:

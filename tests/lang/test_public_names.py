@@ -36,6 +36,8 @@ def test_every_name_can_be_loaded(name):
 def test_an_unknown_name_is_an_attribute_error():
     with pytest.raises(AttributeError, match="nope"):
         _ = stolon.nope
+    with pytest.raises(AttributeError, match="no images"):
+        _ = stolon.image
 
 
 def test_defect_10_a_program_runs_without_torch_or_any_client_library():
