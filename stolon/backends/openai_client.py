@@ -15,7 +15,7 @@ from typing import Any
 from ..lang.errors import BackendError, BackendTimeout, BackendUnavailable, InvalidRequest
 from .addresses import is_followed
 from .exchange import MAX_REFUSAL_BYTES, ConnectionLostError, Reply
-from .jsonvalue import Json
+from .jsonvalue import Json, unpaired_surrogate
 from .per_loop import PerLoop
 
 
@@ -94,6 +94,9 @@ class OpenAIClient:
         )
         try:
             response = await sending.__aenter__()
+        except UnicodeEncodeError as error:
+            place = unpaired_surrogate(body)
+            raise InvalidRequest(f"{place}: unpaired surrogate; send whole characters", param=place) from error
         except (self._openai.APIConnectionError, self._http.TransportError, _Refusal) as error:
             refusal = error if isinstance(error, _Refusal) else error.__cause__
             if not isinstance(refusal, _Refusal):

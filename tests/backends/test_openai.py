@@ -457,3 +457,13 @@ async def test_one_backend_answers_on_several_loops_at_once() -> None:
         await backend.close()  # a second call does nothing
     assert len(set(results)) == 1
     assert len(results) == 12
+
+
+async def test_half_a_character_is_refused_with_its_place() -> None:
+    backend = OpenAI("m", base_url="http://127.0.0.1:9/v1", api_key="none", max_retries=0)
+    request = GenerateRequest(prompt=chat_prompt(("system", "Be brief."), ("user", "a\ud800b")))
+    with pytest.raises(InvalidRequest, match=r"messages\[1\]\.content: unpaired surrogate") as caught:
+        async for _ in backend.stream(request):
+            pass
+    assert caught.value.param == "messages[1].content"
+    await backend.close()
