@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.server.conftest import Running, StartServer
-from tests.server.expected import DETOKENIZE, LABELS, RERANK, TOKENIZE, refused
+from tests.server.expected import CHAT, DETOKENIZE, LABELS, RERANK, TOKENIZE, refused
 from tests.server.fake_embedder import FakeEmbedder
 
 DOCUMENTS = ["xyz", "abcd", "abxy"]
@@ -139,3 +139,14 @@ async def test_a_conversation_becomes_what_the_template_makes_of_it(server: Runn
     assert server.engine.tokenizer.decode(opened["tokens"]) == "user: aassistant: bassistant: "
     continued = await asked(server, TOKENIZE, messages=said, continue_final_message=True)
     assert server.engine.tokenizer.decode(continued["tokens"]) == "user: aassistant: b"
+
+
+async def test_tools_count_as_they_do_in_a_chat(server: Running) -> None:
+    said = [{"role": "user", "content": "a"}]
+    tools = [{"type": "function", "function": {"name": "time"}}]
+    alone = await asked(server, TOKENIZE, messages=said)
+    found = await asked(server, TOKENIZE, messages=said, tools=tools)
+    reply = await asked(server, CHAT, model="fake", messages=said, tools=tools)
+    assert alone["count"] < found["count"] == reply["usage"]["prompt_tokens"]
+    async with server.http.post(TOKENIZE, json={"prompt": "a", "tools": tools}) as refusal:
+        await refused(refusal, 400, "invalid_value", "tools")

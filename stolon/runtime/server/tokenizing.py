@@ -14,10 +14,12 @@ from .conversation import messages
 from .embeddings import off_loop
 from .errors import invalid
 from .fields import Field, boolean, list_of, object_of, string, token_id
-from .prompts import check_model, encode_chat
+from .prompts import check_model
 from .request import Request
 from .sampling import UNSUPPORTED
 from .service import Service
+from .talk import Talk, prepare
+from .tools import TOOLS, offer
 from .watching import noted
 
 TOKENIZE_BODY = object_of(
@@ -25,6 +27,7 @@ TOKENIZE_BODY = object_of(
         "model": string(LENGTHS["name"]),
         "prompt": string(LENGTHS["tokenized"]),
         "messages": messages,
+        "tools": TOOLS,
         "add_special_tokens": boolean,
         "add_generation_prompt": boolean,
         "continue_final_message": boolean,
@@ -73,7 +76,11 @@ async def _tokens(service: Service, values: dict[str, Any]) -> list[int]:
                 "(add_generation_prompt)",
                 "add_generation_prompt",
             )
-        return await encode_chat(service.engine, values["messages"], continue_final=continues)
+        tools = offer(values.get("tools", []), None, parallel=True)
+        talk = Talk(messages=values["messages"], offer=tools, continue_final=continues)
+        return (await prepare(service.engine, service.settings, talk)).prompt
+    if "tools" in values:
+        raise invalid("tools is only for messages", "tools")
     text: str = values["prompt"]
     bos = values.get("add_special_tokens", True)
     encode = service.served.tokenizer.encode
