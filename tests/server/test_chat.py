@@ -212,6 +212,17 @@ async def test_the_last_message_is_continued_where_that_is_asked_for(server: Run
         assert asked.prompt.count(TURN) == 2
 
 
+async def test_fields_of_openais_that_change_nothing_are_taken(client: AsyncOpenAI) -> None:
+    more: dict[str, Any] = {"modalities": ["text"], "safety_identifier": "somebody"}
+    more |= {"prompt_cache_key": "a", "prompt_cache_retention": "24h"}
+    whole = await client.chat.completions.create(**ASKED, **more)
+    text = ""
+    options: Any = {"include_obfuscation": False}
+    async for chunk in await client.chat.completions.create(**ASKED, stream=True, stream_options=options):
+        text += chunk.choices[0].delta.content or ""
+    assert text == whole.choices[0].message.content
+
+
 async def test_the_synchronous_client_works_too(server: Running) -> None:
     def talk() -> tuple[str | None, str]:
         with OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as client:

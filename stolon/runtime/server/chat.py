@@ -8,7 +8,7 @@ from typing import Any
 
 from aiohttp import web
 
-from ..limits import NUMBERS
+from ..limits import LENGTHS, NUMBERS
 from . import wire
 from .answers import Answer, Question, ask_all
 from .body import JsonObject, read_object
@@ -16,7 +16,7 @@ from .chat_events import ChatEvents, Form
 from .constraints import asked_constraint
 from .conversation import messages
 from .errors import invalid
-from .fields import Check, Field, Values, boolean, mapping, number, object_of
+from .fields import Check, Field, Values, boolean, list_of, mapping, number, object_of, one_of
 from .hearing import Spoken, finish_reason, listen
 from .prompts import check_model, fit
 from .request import Request
@@ -48,6 +48,7 @@ def request_body(vocab_size: int) -> Field[dict[str, Any]]:
         "tools": TOOLS,
         "tool_choice": TOOL_CHOICE,
         "parallel_tool_calls": boolean,
+        "modalities": list_of(one_of("text"), LENGTHS["parts"]),
         "continue_final_message": boolean,
         "add_generation_prompt": boolean,
         "separate_reasoning": boolean,

@@ -46,6 +46,7 @@ MEANINGS: dict[str, str] = {
     "min_p": "Tokens less likely than this share of the likeliest one are left out.",
     "min_tokens": "Nothing ends an answer before it has so many tokens.",
     "model": "The served name, or `default`.",
+    "modalities": "Only text.",
     "n": "How many answers.",
     "no_stop_trim": "SGLang's name for `include_stop_str_in_output`.",
     "options": "What might follow the prompt.",

@@ -15,7 +15,7 @@ from . import wire
 from .answers import Question, ask_all
 from .body import JsonObject, read_object
 from .errors import HttpError, invalid, kind_of
-from .fields import Check, Field, Values, boolean, ignored, list_of, number, object_of, one_of, string
+from .fields import Check, Field, Values, boolean, list_of, number, object_of, one_of, string
 from .formats.choose import Reading
 from .hearing import Hearing, listen
 from .prompts import check_model, fit
@@ -45,7 +45,8 @@ _UNSUPPORTED = {
 }
 _SAME = (
     "model temperature top_p top_k min_p frequency_penalty presence_penalty repetition_penalty seed priority stop "
-    "stop_token_ids stop_regex logit_bias min_tokens ignore_eos cache_salt stream user metadata service_tier"
+    "stop_token_ids stop_regex logit_bias min_tokens ignore_eos cache_salt stream user metadata service_tier "
+    "safety_identifier prompt_cache_key prompt_cache_retention"
 ).split()
 
 
@@ -76,7 +77,6 @@ def request_body(vocab_size: int) -> Field[dict[str, Any]]:
         # what it asks for is never made here, and thoughts come in plain text
         "include": list_of(one_of("reasoning.encrypted_content"), LENGTHS["parts"]),
         "stream_options": object_of({"include_obfuscation": boolean}),
-        **dict.fromkeys(["safety_identifier", "prompt_cache_key", "prompt_cache_retention"], ignored),
     }
     return object_of(table, required=("model", "input"), unsupported=_UNSUPPORTED)
 

@@ -47,9 +47,11 @@ UNSUPPORTED: dict[str, str] = {
     "return_hidden_states": "hidden states are not sent",
 }
 
-IGNORED = ("user", "metadata", "store", "service_tier")
+IGNORED = tuple("user metadata store service_tier safety_identifier prompt_cache_key prompt_cache_retention".split())
 
-_STREAM_OPTIONS = object_of({"include_usage": boolean, "continuous_usage_stats": boolean})
+_STREAM_OPTIONS = object_of(
+    {"include_usage": boolean, "continuous_usage_stats": boolean, "include_obfuscation": ignored}
+)
 
 
 @dataclass(frozen=True, slots=True)
