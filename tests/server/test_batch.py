@@ -94,6 +94,16 @@ async def test_a_second_run_answers_what_is_missing_and_mends_half_a_line(server
     assert len(read(out)) == 3
 
 
+async def test_the_requests_may_come_through_a_pipe(server: Running, tmp_path: Path) -> None:
+    given, out = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    os.mkfifo(given)
+    feeder = asyncio.create_task(asyncio.to_thread(write, given, request("a"), request("b")))
+    status, said, _ = await run(server, given, out)
+    await feeder
+    assert (status, said.split(",")[0]) == (0, "2 answered")
+    assert {entry["custom_id"] for entry in read(out)} == {"a", "b"}
+
+
 async def test_ctrl_c_keeps_what_is_there_and_the_next_run_goes_on(start: StartServer, tmp_path: Path) -> None:
     server = await start(FakeEngine(pace_s=0.02))
     given = write(tmp_path / "in.jsonl", *(request(str(i)) for i in range(40)))

@@ -97,7 +97,7 @@ def _from(least: int) -> Callable[[str], int]:
 
 async def _run(asked: argparse.Namespace, further: Sequence[str], answers: Answers, counts: _Counts) -> bool:
     """Whether it was interrupted."""
-    total = sum(1 for _ in lines(asked.input))
+    total = None if asked.input.is_fifo() else sum(1 for _ in lines(asked.input))  # a pipe can be read only once
     waiting = _unanswered(asked.input, answers, counts)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
