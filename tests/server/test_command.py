@@ -153,6 +153,16 @@ def test_start_commands_of_vllm_and_sglang_are_understood(capsys: pytest.Capture
     assert notes.count("\n") == 3
 
 
+def test_values_and_spellings_of_vllm_are_ours(capsys: pytest.CaptureFixture[str]) -> None:
+    engine = parse("tiny --dtype half --kv-cache-dtype fp8 --max_model_len=32k --runner pooling".split())[1]
+    assert (engine.dtype, engine.kv_cache_dtype, engine.context_length) == ("float16", "fp8_e4m3", 32_000)
+    assert engine.is_embedding
+    assert parse("tiny --dtype=float --served_model_name my_model".split())[1] == EngineConfig(
+        model_path="tiny", dtype="float32", served_model_name="my_model"
+    )
+    assert capsys.readouterr().err == ""
+
+
 def test_every_flag_of_others_is_taken_or_refused_by_name(capsys: pytest.CaptureFixture[str]) -> None:
     for flag in FOREIGN:
         for name in flag.names:

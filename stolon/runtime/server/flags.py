@@ -8,7 +8,7 @@ import difflib
 import sys
 import types
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
 from .. import limits
@@ -70,6 +70,7 @@ def parse(
 
 
 def _read(parser: _Parser, arguments: Sequence[str], no_model: str) -> dict[str, Any]:
+    arguments = [_with_dashes(each) for each in arguments]
     found = vars(parser.parse_args(arguments))
     if found["config"] is not None:
         try:
@@ -89,6 +90,12 @@ def _read(parser: _Parser, arguments: Sequence[str], no_model: str) -> dict[str,
     if found["model_path"] is None:
         parser.error(f"no model is named: give its folder as MODEL or --model-path, or `tiny`{no_model}")
     return found
+
+
+def _with_dashes(argument: str) -> str:
+    """vLLM takes --max_model_len for --max-model-len."""
+    name, equals, value = argument.partition("=")
+    return f"{name.replace('_', '-')}{equals}{value}" if name.startswith("--") else argument
 
 
 def _group_of(config: type, name: str) -> str:
@@ -122,7 +129,14 @@ def _add(add: Callable[..., object], field: dataclasses.Field[Any], kind: Any) -
         return
     kind = _without_none(kind)
     if typing.get_origin(kind) is typing.Literal:
-        add(*spellings, dest=field.name, help=text, default=default, choices=typing.get_args(kind))
+        add(
+            *spellings,
+            dest=field.name,
+            help=text,
+            default=default,
+            choices=typing.get_args(kind),
+            type=_value_of(_SAME_VALUES.get(field.name, {})),
+        )
         return
     add(
         *spellings,
@@ -132,6 +146,10 @@ def _add(add: Callable[..., object], field: dataclasses.Field[Any], kind: Any) -
         type=str if kind is str else _number(kind, limits.FLAGS.get(field.name, limits.ANY_FLAG)),
         metavar="TEXT" if kind is str else "N",
     )
+
+
+def _value_of(same: Mapping[str, str]) -> Callable[[str], str]:
+    return lambda said: same.get(said, said)
 
 
 def _add_foreign(parser: _Parser) -> None:
@@ -161,6 +179,9 @@ class _ForeignAction(argparse.Action):
         option_string: str | None = None,
     ) -> None:
         flag: Foreign = self.const
+        if flag.takes_value and values in flag.switches:
+            setattr(namespace, flag.switches[values], True)
+            return
         value = f" {values}"[:60] if flag.takes_value else ""
         if flag.allowed is not None and values not in flag.allowed:
             only = f"; only {', '.join(flag.allowed)} can be" if flag.allowed else ""
@@ -175,6 +196,8 @@ def _without_none(kind: Any) -> Any:
     return kind
 
 
+# values that others call by another name
+_SAME_VALUES = {"dtype": {"half": "float16", "float": "float32"}, "kv_cache_dtype": {"fp8": "fp8_e4m3"}}
 _UNITS = {"k": 10**3, "K": 1 << 10, "m": 10**6, "M": 1 << 20}  # as vLLM reads --max-model-len 32k
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Foreign:
     """names: its spellings; takes_value: else it stands alone
     allowed: values that are what happens here anyway; None: whatever is said, the flag has no effect
+    switches: values that switch on a setting of ours, with its name
     says: why there is nothing to set, or what to do instead
     """
 
@@ -16,6 +18,7 @@ class Foreign:
     says: str
     takes_value: bool = False
     allowed: tuple[str, ...] | None = None
+    switches: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
 def _idle(names: str, says: str) -> Foreign:
@@ -51,7 +54,13 @@ FOREIGN: tuple[Foreign, ...] = (
     _only("--radix-eviction-policy", "lru", "the least recently used prefix goes first"),
     _only("--stream-interval", "1", "every token is sent as it comes, and joined for readers that fall behind"),
     _only("--sampling-defaults --generation-config", "openai vllm", "defaults of sampling are OpenAI's"),
-    _only("--runner", "auto generate", "for embeddings give --is-embedding"),
+    Foreign(
+        names=("--runner",),
+        takes_value=True,
+        allowed=("auto", "generate"),
+        switches={"pooling": "is_embedding"},
+        says="embedding models are known; others make embeddings with --is-embedding",
+    ),
     _only("--attention-backend", "auto triton torch torch_native", "the kernels are chosen by --device"),
     _only("--sampling-backend", "auto pytorch", "the kernels are chosen by --device"),
     _idle("--enable-mixed-chunk --enable-chunked-prefill", "prefill and decode always share steps"),
@@ -69,7 +78,10 @@ FOREIGN: tuple[Foreign, ...] = (
     _idle("--enable-reasoning", "thoughts are split off where the model has them; see --reasoning-parser"),
     _idle("--enable-metrics", "metrics are served unless --disable-metrics is given"),
     _idle("--enable-cache-report --enable-prompt-tokens-details", "cached tokens are always reported"),
-    _idle("--disable-log-requests --disable-log-stats", "requests are logged in one line without their text"),
+    _idle(
+        "--disable-log-requests --no-enable-log-requests --disable-log-stats",
+        "requests are logged in one line without their text",
+    ),
     _idle_value("--decode-log-interval --max-log-len", "steps are counted in /metrics, not logged"),
     _idle("--skip-server-warmup", "there is no warm-up to skip"),
     _idle_value("--swap-space", "a preempted request keeps its prefix in the cache"),
