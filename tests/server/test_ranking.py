@@ -75,6 +75,8 @@ async def test_pairs_are_scored_as_vllm_does_it(start: StartServer) -> None:
     assert [entry["score"] for entry in whole["data"]] == pytest.approx(wanted)
     pairs = await asked(server, LABELS, text_1=["abcd", "x"], text_2=["abcd", "y"])
     assert [entry["score"] for entry in pairs["data"]] == pytest.approx([wanted[1], wanted[0]])
+    later = await asked(server, LABELS, queries="abcd", documents=DOCUMENTS)
+    assert later["data"] == whole["data"]
 
 
 @pytest.mark.parametrize(
@@ -108,6 +110,8 @@ async def test_a_bad_field_is_refused_by_name(
     ("body", "param"),
     [
         ({"text_1": "a"}, "text_2"),
+        ({"text_1": "a", "text_2": "b", "documents": "c"}, "documents"),
+        ({"queries": ["a", "b"], "documents": ["a"]}, "queries"),
         ({"text_1": ["a", "b"], "text_2": ["a"]}, "text_1"),
         ({"text_1": "a", "text_2": "b", "query": "c"}, "query"),
     ],

@@ -56,6 +56,7 @@ MEANINGS: dict[str, str] = {
     "prompt": "A text; where lists are taken, also several, or token ids.",
     "prompt_cache_key": "Accepted: prefixes are found by their tokens.",
     "prompt_cache_retention": "Accepted: what is used stays cached longest.",
+    "queries": "vLLM's later name for `text_1`.",
     "query": "What the others are compared with, or what stands before them.",
     "regex": "The regular expression that the whole answer matches.",
     "repetition_penalty": "Divides the logit of a token that was said or stands in the prompt.",

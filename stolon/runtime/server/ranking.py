@@ -59,6 +59,9 @@ def _texts(path: str, value: object) -> list[str]:
 _TEXTS = list_of(string(), LENGTHS["documents"])
 _ONE_OR_MORE = Field({"anyOf": [{"type": "string"}, _TEXTS.schema]}, _texts)
 
+# of /v1/score: vLLM's older name and its later one
+_PAIR = {"text_1": "queries", "text_2": "documents"}
+
 RERANK_BODY = object_of(
     {
         "model": string(LENGTHS["name"]),
@@ -92,6 +95,8 @@ def score_body(vocab_size: int) -> Field[dict[str, Any]]:
         "model": string(LENGTHS["name"]),
         "text_1": _ONE_OR_MORE,
         "text_2": _ONE_OR_MORE,
+        "queries": _ONE_OR_MORE,
+        "documents": _ONE_OR_MORE,
         "truncate_prompt_tokens": TRUNCATE,
         "query": Field({"anyOf": [{"type": "string"}, tokens.schema]}, query),
         "items": Field(items_schema, items),
@@ -147,7 +152,7 @@ async def score(service: Service, request: Request) -> web.StreamResponse:
 
 async def _label_scores(engine: Engine, values: Values, timeout_s: float) -> JsonObject:
     """SGLang's shape: of each item, the probabilities that the labels come next."""
-    _refuse(values, ("text_1", "text_2", "truncate_prompt_tokens"), "is for embedding models and classifiers")
+    _refuse(values, (*_PAIR, *_PAIR.values(), "truncate_prompt_tokens"), "is for embedding models and classifiers")
     for name in ("query", "items", "label_token_ids"):
         if name not in values:
             raise missing(name)
@@ -206,20 +211,28 @@ async def _judged(engine: Engine, values: Values, timeout_s: float) -> tuple[lis
 
 
 async def _pair_scores(engine: Embedder, values: Values, timeout_s: float) -> JsonObject:
-    """vLLM's shape: a score for each pair of `text_1`, which may be one for all, and `text_2`."""
+    """vLLM's shape: a score for each pair of `text_1` (or `queries`), which may be one for all, and `text_2`."""
     _refuse(values, ("query", "items", "label_token_ids", "apply_softmax", "item_first"), "is for models that generate")
-    for name in ("text_1", "text_2"):
-        if name not in values:
-            raise missing(name)
-    left: list[str] = values["text_1"]
-    right: list[str] = values["text_2"]
+    first, second = (_named(values, name) for name in _PAIR)
+    left: list[str] = values[first]
+    right: list[str] = values[second]
     if len(left) == 1:
         left = left * len(right)
     if len(left) != len(right):
-        raise invalid(f"text_1 has {len(left)} texts and text_2 {len(right)}; give one, or as many", "text_1")
+        raise invalid(f"{first} has {len(left)} texts and {second} {len(right)}; give one, or as many", first)
     scores, counted = await _compared(engine, left, right, values, timeout_s)
     data = [{"index": index, "object": "score", "score": score} for index, score in enumerate(scores)]
     return {"id": wire.new_id("score"), "object": "list", "data": data, "usage": counted}
+
+
+def _named(values: Values, name: str) -> str:
+    """The one of both names of a field that was given."""
+    other = _PAIR[name]
+    if name in values and other in values:
+        raise invalid(f"{name} and {other} are the same; give one", other)
+    if other not in values and name not in values:
+        raise missing(name)
+    return other if other in values else name
 
 
 async def _compared(
