@@ -136,6 +136,17 @@ async def test_a_busy_server_is_asked_again(start: StartServer, tmp_path: Path) 
     assert (await running)[0] == 0
 
 
+async def test_a_refusal_is_no_answer_and_the_next_run_asks_again(server: Running, tmp_path: Path) -> None:
+    server.engine.heartbeat.alive = False
+    given, out = write(tmp_path / "in.jsonl", request("a")), tmp_path / "out.jsonl"
+    status, _, problem = await run(server, given, out, "--retries", "0")
+    assert (status, read(out)) == (1, [])
+    assert "line 1: the server takes no requests (503)" in problem
+    server.engine.heartbeat.alive = True
+    assert (await run(server, given, out))[0] == 0
+    assert [entry["custom_id"] for entry in read(out)] == ["a"]
+
+
 @pytest.mark.parametrize("retries", ["0", "1"])
 async def test_a_server_that_is_not_there_ends_the_run(tmp_path: Path, retries: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as sock:

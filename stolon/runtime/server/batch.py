@@ -27,6 +27,7 @@ from .service import Service
 
 PROGRAM = "stolon.run_batch"
 _BUSY = (408, 429, 500, 502, 503, 504)  # what may pass by waiting
+_REFUSED = (429, 503)  # those of them that are no answer: they say nothing of the request
 _LONGEST_WAIT_S = 30.0
 
 
@@ -197,15 +198,18 @@ def _made(body: Any) -> int:
 
 
 async def _ask(http: aiohttp.ClientSession, line: Line, retries: int) -> tuple[int, str, Any]:
-    """Status, request id and body of the answer. Raises _GivenUp where nobody answers at all."""
+    """Status, request id and body of the answer. Raises _GivenUp where nobody answers, or all are refused."""
     wait_s = 0.5
     for attempt in range(retries + 1):
         last = attempt == retries
         try:
             async with http.post(line.url, json=line.body, allow_redirects=False) as reply:
-                if reply.status not in _BUSY or last:
+                if reply.status not in _BUSY or (last and reply.status not in _REFUSED):
                     is_json = reply.content_type == "application/json"
                     return reply.status, reply.headers.get("X-Request-Id", ""), await _body(reply, is_json)
+                if last:
+                    said = (await reply.text())[:200]
+                    raise _GivenUp(f"line {line.number}: the server takes no requests ({reply.status}): {said}")
                 wait_s = _retry_after(reply, wait_s)
         except (aiohttp.ClientError, asyncio.TimeoutError) as error:
             if last:
