@@ -62,7 +62,7 @@ def select_of(
     form = form_of(forms)
     if form is None or forms.get("choices") is None or form.constraint is None:
         raise InvalidRequest("choices_method belongs to choices, and none were given", param="choices_method")
-    others = [option for option, value in options.items() if value is not None and option not in _OF_SELECT]
+    others = [option for option in options if option not in _OF_SELECT]
     if others and method is None:
         return None
     if others:
@@ -70,8 +70,8 @@ def select_of(
             f"choices_method scores whole choices and takes no {', '.join(others)}; leave one of them out",
             param=others[0],
         )
-    kept = {option: options[option] for option in ("seed", "timeout", "retries")}
-    return Select(name, form.constraint.choices, options["temperature"] or 0.0, method, frozen(kept), origin)
+    kept = {option: options[option] for option in ("seed", "timeout", "retries") if option in options}
+    return Select(name, form.constraint.choices, options.get("temperature", 0.0), method, frozen(kept), origin)
 
 
 @contextmanager

@@ -58,7 +58,7 @@ class Batch(Signal, Sequence[State[R]], Generic[R]):
         self._ended: list[bool] = [False] * len(items)
         self._cancelled = False
         self._progress = Progress(len(items)) if progress and items else None
-        self._collections = FewerCollections() if len(items) >= MANY else None
+        self._collections = FewerCollections(len(items)) if len(items) >= MANY else None
         self._fill()
 
     def _fill(self) -> None:

@@ -51,7 +51,9 @@ class GenOptions(Drawing, total=False):
     max_tokens: int | None
 
 
-_DRAWN = tuple(option for option in Drawing.__annotations__ if option not in ("reasoning", "fallback"))
+_OPTIONS = tuple(
+    option for option in (*Drawing.__annotations__, "max_tokens") if option not in ("reasoning", "fallback")
+)
 _NO_OBJECT = {"json_object": False}  # of the other arguments that name a form, False is a value
 
 
@@ -154,8 +156,8 @@ def gen(  # pyright: ignore[reportInconsistentOverload]  (the second position is
     Raises InvalidRequest for more than one form, and for a form that no answer can have.
     """
     given = locals()
-    options = {option: given[option] for option in _DRAWN}
-    name, options["max_tokens"], given["type"] = _places(name, type, max_tokens)
+    name, given["max_tokens"], given["type"] = _places(name, type, max_tokens)
+    options = {option: given[option] for option in _OPTIONS if given[option] is not None}
     forms = {key: given[key] for key in FORMS if given[key] is not None and given[key] is not _NO_OBJECT.get(key)}
     origin = caller(1)
     if not forms and choices_method is None and reasoning is False and fallback is None:

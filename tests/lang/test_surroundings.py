@@ -299,3 +299,28 @@ def test_finished_programs_leave_no_memory_to_the_garbage_collector(scripted):
         assert gone() is None
     finally:
         gc.enable()
+
+
+def test_a_large_batch_is_collected_seldom_and_leaves_the_collector_as_it_was(scripted):
+    import gc
+
+    scripted("r", record=False)
+    seen = []
+    before = gc.get_threshold()
+
+    @function
+    def looks(s):
+        seen.append(gc.get_threshold())
+
+    looks.map([{}] * 255)
+    assert set(seen) == {before}
+    seen.clear()
+    looks.map([{}] * 300)
+    assert set(seen) == {(30_000, *before[1:])}
+    assert gc.get_threshold() == before
+    gc.freeze()
+    try:
+        looks.map([{}] * 300)
+        assert gc.get_freeze_count() > 0
+    finally:
+        gc.unfreeze()
