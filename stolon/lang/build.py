@@ -51,9 +51,7 @@ class GenOptions(Drawing, total=False):
     max_tokens: int | None
 
 
-_OPTIONS = tuple(
-    option for option in (*Drawing.__annotations__, "max_tokens") if option not in ("reasoning", "fallback")
-)
+_OPTIONS = frozenset(Drawing.__annotations__) - {"reasoning", "fallback"} | {"max_tokens"}
 _NO_OBJECT = {"json_object": False}  # of the other arguments that name a form, False is a value
 
 
@@ -155,10 +153,10 @@ def gen(  # pyright: ignore[reportInconsistentOverload]  (the second position is
     timeout: seconds until the whole text must be there; retries: after a failure that had not delivered text yet
     Raises InvalidRequest for more than one form, and for a form that no answer can have.
     """
-    given = locals()
-    name, given["max_tokens"], given["type"] = _places(name, type, max_tokens)
-    options = {option: given[option] for option in _OPTIONS if given[option] is not None}
-    forms = {key: given[key] for key in FORMS if given[key] is not None and given[key] is not _NO_OBJECT.get(key)}
+    name, max_tokens, type = _places(name, type, max_tokens)
+    given = {key: value for key, value in locals().items() if value is not None}
+    options = {key: value for key, value in given.items() if key in _OPTIONS}
+    forms = {key: given[key] for key in FORMS if key in given and given[key] is not _NO_OBJECT.get(key)}
     origin = caller(1)
     if not forms and choices_method is None and reasoning is False and fallback is None:
         return Gen(name, frozen(options), origin)

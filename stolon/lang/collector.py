@@ -6,8 +6,8 @@ import gc
 import threading
 
 MANY = 256  # programs from which on it pays
-EACH = 100  # objects of a program and its branches, about
-MOST = 1_000_000  # allocations between collections of the youngest objects; Python's default is 700
+EACH = 200  # twice the objects of a program with a few branches
+MOST = 2_000_000  # allocations between collections of the youngest objects; Python's default is 700
 
 _lock = threading.Lock()
 _holders = 0

@@ -316,7 +316,7 @@ def test_a_large_batch_is_collected_seldom_and_leaves_the_collector_as_it_was(sc
     assert set(seen) == {before}
     seen.clear()
     looks.map([{}] * 300)
-    assert set(seen) == {(30_000, *before[1:])}
+    assert set(seen) == {(60_000, *before[1:])}
     assert gc.get_threshold() == before
     gc.freeze()
     try:
