@@ -65,6 +65,13 @@ class EngineConfig:
     load_format: LoadFormat = field(
         default="auto", metadata=flag("where weights come from: safetensors, or dummy: random ones, for measuring")
     )
+    hf_overrides: str | None = field(
+        default=None,
+        metadata=flag(
+            'fields that replace those of config.json, as a JSON object, such as {"rope_theta": 1000000}',
+            "--json-model-override-args",
+        ),
+    )
     device: Device = field(default="auto", metadata=flag("where to compute"))
     dtype: DType = field(default="auto", metadata=flag("number format of weights and KV cache"))
     quantization: Quantization = field(

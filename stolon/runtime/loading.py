@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol, cast
 
 import torch
 
@@ -44,9 +45,9 @@ class Origin:
 
 
 def find_model(config: EngineConfig) -> Origin:
-    """The model in the folder that the settings name. Raises CheckpointError."""
+    """The model in the folder that the settings name. Raises CheckpointError, InvalidRequest for wrong overrides."""
     directory: Path = model_directory(config.model_path)
-    model = read_model_config(directory)
+    model = read_model_config(directory, _overrides(config))
 
     def open_files(dtype: torch.dtype, device: torch.device, place: Place | None) -> Checkpoint:
         return Checkpoint(directory, dtype, tied=model.tied, place=place)
@@ -55,6 +56,19 @@ def find_model(config: EngineConfig) -> Origin:
         return RandomWeights(dtype, device)
 
     return Origin(str(directory), model, make if config.load_format == "dummy" else open_files)
+
+
+def _overrides(config: EngineConfig) -> dict[str, Any]:
+    try:
+        found: Any = json.loads(config.hf_overrides or "{}")
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict):
+        raise InvalidRequest(
+            f"hf_overrides must be a JSON object of fields of config.json, got {config.hf_overrides!r}",
+            param="hf_overrides",
+        )
+    return cast("dict[str, Any]", found)
 
 
 @dataclass(frozen=True, slots=True)

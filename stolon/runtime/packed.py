@@ -63,6 +63,8 @@ def load_packed(directory: Path, config: EngineConfig) -> PackedModel:
         raise InvalidRequest("embedding models run on the CPU only; use --device cpu", param="device")
     if config.quantization != "none":
         raise InvalidRequest("quantization is for models that generate; use none", param="quantization")
+    if config.hf_overrides is not None:
+        raise InvalidRequest("hf_overrides is for models that generate; edit config.json", param="hf_overrides")
     if config.dtype == "float16":
         raise InvalidRequest("dtype float16 is too slow on a CPU; use bfloat16, float32 or auto", param="dtype")
     if config.threads is not None:

@@ -14,7 +14,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from stolon.lang.errors import CheckpointError, StolonError
+from stolon.lang.errors import CheckpointError, InvalidRequest, StolonError
+from stolon.runtime.config import EngineConfig
+from stolon.runtime.loading import find_model
 from stolon.runtime.tiny import MODEL_DIR
 from stolon.runtime.weights import model_directory
 from tests.runtime.families import Driver, make_family, make_runner, random_prompts
@@ -42,6 +44,17 @@ def refusal(folder: Path) -> str:
     with pytest.raises(CheckpointError) as caught:
         make_runner(folder)
     return str(caught.value)
+
+
+def test_fields_of_the_settings_stand_in_place_of_those_of_config_json(folder: Path) -> None:
+    config = EngineConfig(model_path=str(folder), hf_overrides='{"max_position_embeddings": 99, "rope_theta": 5.0}')
+    model = find_model(config).model
+    assert (model.context_length, model.rope.theta) == (99, 5.0)
+    for wrong in ("[]", "{a}", "3"):
+        with pytest.raises(InvalidRequest, match="hf_overrides must be a JSON object"):
+            find_model(EngineConfig(model_path=str(folder), hf_overrides=wrong))
+    with pytest.raises(CheckpointError, match="hidden_size"):
+        find_model(EngineConfig(model_path=str(folder), hf_overrides='{"hidden_size": -1}'))
 
 
 def change_config(folder: Path, name: str = "config.json", **changes: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -52,6 +53,7 @@ async def start() -> AsyncIterator[StartServer]:
             key: str | None = None,
             admin: str | None = None,
             embedder: Embedder | None = None,
+            tls: ssl.SSLContext | None = None,
             **fields: object,
         ) -> Running:
             engine = engine or FakeEngine()
@@ -61,7 +63,7 @@ async def start() -> AsyncIterator[StartServer]:
             app = App(service, auth.Keys(*digests))
             sock = socket.create_server(("127.0.0.1", 0))
             port = sock.getsockname()[1]
-            listener = await listen(app.answer, settings, sock)
+            listener = await listen(app.answer, settings, sock, tls)
             stack.push_async_callback(listener.close)
             headers = {} if key is None else {"Authorization": f"Bearer {key}"}
             http = await stack.enter_async_context(

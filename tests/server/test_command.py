@@ -21,6 +21,9 @@ from stolon.runtime.server.settings import ServerConfig
 
 MODEL = ["--model-path", "somewhere"]
 
+DATA = Path(__file__).parent / "data"
+CERTIFICATE, KEY = str(DATA / "certificate.pem"), str(DATA / "key.pem")
+
 BAD = [
     (["--port", "0"], 2, "--port"),
     (["--port", "70000"], 2, "at most 65535"),
@@ -52,6 +55,12 @@ BAD = [
     (["--max-model-len", "32x"], 2, "whole number"),
     (["--tensor-parallel-size", "2"], 2, "--tensor-parallel-size 2 is not possible here; only 1 can be: one server"),
     (["--trust-remote-code"], 2, "no code of a checkpoint is ever run"),
+    (["--default-chat-template-kwargs", "[]"], 2, "must be an object"),
+    (["--default-chat-template-kwargs", "{a}"], 2, "must be a JSON object, got '{a}'"),
+    (["--default-chat-template-kwargs", '{"tools": []}'], 2, "tools is the server's to set"),
+    (["--ssl-certfile", "/nowhere.pem"], 2, "cannot be read: No such file or directory"),
+    (["--ssl-certfile", CERTIFICATE], 2, "cannot be read: "),  # the key is in another file
+    (["--ssl-keyfile", KEY], 2, "give --ssl-certfile, too"),
     (["--speculative-config", "{}"], 2, "speculative decoding is not supported"),
     (["--load-format=gguf"], 2, "invalid choice"),
     (["--kv-cache-dtype", "fp8_e5m2"], 2, "fp8_e4m3"),
@@ -160,6 +169,9 @@ def test_values_and_spellings_of_vllm_are_ours(capsys: pytest.CaptureFixture[str
     assert parse("tiny --dtype=float --served_model_name my_model".split())[1] == EngineConfig(
         model_path="tiny", dtype="float32", served_model_name="my_model"
     )
+    assert parse("tiny --grammar-backend xgrammar".split())[1].grammar_backend == "auto"
+    overrides = """{"rope_theta": 2}"""
+    assert parse(["tiny", "--json-model-override-args", overrides])[1].hf_overrides == overrides
     assert capsys.readouterr().err == ""
 
 

@@ -6,14 +6,18 @@ import asyncio
 import json
 import logging
 import socket
+import ssl
 import struct
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
 from aiohttp import web
 
+from stolon.runtime.server.main import tls_of
+from stolon.runtime.server.settings import ServerConfig
 from tests.server.conftest import Running, StartServer
 from tests.server.fake import FakeEngine
 from tests.server.raw import ask, exchange, parsed, until
@@ -64,6 +68,32 @@ async def test_a_client_that_has_left_before_its_stream_begins_is_no_fault(
     assert server.engine.aborted == 1
     assert "went away" in caplog.text
     assert "Traceback" not in caplog.text
+
+
+async def test_with_a_certificate_it_speaks_tls_only(start: StartServer, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    data = Path(__file__).parent / "data"
+    settings = ServerConfig(ssl_certfile=str(data / "certificate.pem"), ssl_keyfile=str(data / "key.pem"))
+    server = await start(tls=tls_of(settings))
+    trust = ssl.create_default_context(cafile=data / "certificate.pem")
+    async with aiohttp.ClientSession(f"https://localhost:{server.port}") as http:
+        for stream in (False, True):
+            body = {"text": "abc", "stream": stream, "sampling_params": {"max_new_tokens": 3}}
+            async with http.post("/generate", json=body, ssl=trust) as reply:
+                assert reply.status == 200
+                assert "cba" in await reply.text()
+    with pytest.raises(aiohttp.ClientError):
+        await server.http.get("/health")
+    # a client that leaves ends its request there, too
+    reader, writer = await asyncio.open_connection("localhost", server.port, ssl=trust)
+    body = json.dumps(long_request(stream=True)).encode()
+    server.engine.pace_s = 0.005
+    writer.write(HEAD + f"Content-Length: {len(body)}\r\n\r\n".encode() + body)
+    await reader.readline()
+    writer.transport.abort()
+    await until(lambda: server.engine.running == 0)
+    assert server.engine.aborted == 1
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 
 async def test_a_client_that_leaves_a_batch_ends_all_of_it(start: StartServer) -> None:

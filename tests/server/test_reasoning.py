@@ -138,5 +138,11 @@ async def test_template_variables_need_the_operators_word(start: StartServer) ->
     server = await start(allow_chat_template_kwargs=True)
     await whole(server, chat_template_kwargs=kwargs)
     assert 'variables: {"enable_thinking": false}' in server.engine.tokenizer.decode(server.engine.asked[-1].prompt)
+    server = await start(default_chat_template_kwargs='{"enable_thinking": false}', allow_chat_template_kwargs=True)
+    await whole(server)
+    assert 'variables: {"enable_thinking": false}' in server.engine.tokenizer.decode(server.engine.asked[-1].prompt)
+    await whole(server, chat_template_kwargs={"enable_thinking": True, "more": 1})
+    said = server.engine.tokenizer.decode(server.engine.asked[-1].prompt)
+    assert 'variables: {"enable_thinking": true, "more": 1}' in said
     async with server.http.post(CHAT, json={**ASKED, "chat_template_kwargs": {"messages": []}}) as reply:
         await refused(reply, 400, "invalid_value", "chat_template_kwargs.messages")

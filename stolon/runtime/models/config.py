@@ -9,7 +9,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from ...lang.errors import CheckpointError
 
@@ -212,12 +212,14 @@ def read_json(path: Path) -> JsonObject:
 HEADLESS = {name.replace("ForCausalLM", "Model"): name for name in FAMILIES}
 
 
-def read_model_config(directory: Path) -> ModelConfig:
+def read_model_config(directory: Path, overrides: JsonObject | None = None) -> ModelConfig:
     """The model that `directory/config.json` describes; `auto_map` and other pointers to code are not followed.
 
+    overrides: fields that stand in place of the file's
     Raises CheckpointError with the file and the field for what is missing, wrong or not supported.
     """
-    fields = ConfigFields(read_json(directory / "config.json"), directory / "config.json")
+    path = directory / "config.json"
+    fields = ConfigFields(_overridden(read_json(path), overrides or {}), path)
     architecture = _architecture(fields)
     family = FAMILIES[architecture]
     _refuse_unsupported(fields)
@@ -250,6 +252,14 @@ def read_model_config(directory: Path) -> ModelConfig:
         dtype=fields.dtype(),
         eos_token_ids=_eos_token_ids(directory, fields, vocab),
     )
+
+
+def _overridden(data: JsonObject, overrides: JsonObject) -> JsonObject:
+    data = {**data, **overrides}
+    table: Any = data.get("rope_parameters")
+    if "rope_theta" in overrides and isinstance(table, dict):  # the newer place of this field, which wins
+        data["rope_parameters"] = {**cast(JsonObject, table), "rope_theta": overrides["rope_theta"]}
+    return data
 
 
 def _architecture(fields: ConfigFields) -> str:

@@ -16,7 +16,7 @@ from .chat_events import ChatEvents, Form
 from .constraints import asked_constraint
 from .conversation import messages
 from .errors import invalid
-from .fields import Check, Field, Values, boolean, list_of, mapping, number, object_of, one_of
+from .fields import Check, Field, Values, boolean, list_of, number, object_of, one_of
 from .hearing import Spoken, finish_reason, listen
 from .prompts import check_model, fit
 from .request import Request
@@ -25,16 +25,8 @@ from .service import Engine, Service
 from .settings import ServerConfig
 from .stream import send
 from .talk import Talk, prepare
+from .template_variables import template_variables
 from .tools import TOOL_CHOICE, TOOLS, offer
-
-_RESERVED = frozenset({"messages", "tools", "documents", "add_generation_prompt"})
-
-
-def _template_variables(path: str, value: object) -> JsonObject:
-    found = mapping(path, value)
-    if reserved := sorted(_RESERVED & found.keys()):
-        raise invalid(f"{path}.{reserved[0]} is the server's to set", f"{path}.{reserved[0]}")
-    return found
 
 
 @functools.lru_cache(maxsize=4)
@@ -53,7 +45,7 @@ def request_body(vocab_size: int) -> Field[dict[str, Any]]:
         "add_generation_prompt": boolean,
         "separate_reasoning": boolean,
         "stream_reasoning": boolean,
-        "chat_template_kwargs": Field({"type": "object"}, _template_variables),
+        "chat_template_kwargs": Field({"type": "object"}, template_variables),
     }
     return object_of(table, required=("model", "messages"), unsupported=UNSUPPORTED)
 

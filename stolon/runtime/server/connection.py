@@ -6,6 +6,7 @@ import asyncio
 import functools
 import logging
 import socket
+import ssl
 from collections.abc import Awaitable, Callable
 from typing import Any, cast
 
@@ -145,10 +146,12 @@ def _not_http(status: int, exc: BaseException | None, message: str) -> HttpError
     return HttpError(status, "bad_request", f"this is not a valid HTTP request: {why}")
 
 
-async def listen(answer: Answer, settings: ServerConfig, sock: socket.socket) -> Listener:
+async def listen(
+    answer: Answer, settings: ServerConfig, sock: socket.socket, tls: ssl.SSLContext | None = None
+) -> Listener:
     """Serve on `sock`, which is bound; owns it from here on.
 
-    answer: of every request; raises nothing
+    answer: of every request; raises nothing; tls: with the server's certificate
     """
     loop = asyncio.get_running_loop()
     server = web.Server(
@@ -156,7 +159,13 @@ async def listen(answer: Answer, settings: ServerConfig, sock: socket.socket) ->
         request_factory=functools.partial(Request, loop=loop),
         handler_cancellation=True,
     )
-    accepting = await loop.create_server(lambda: Connection(server, settings), sock=sock, backlog=1024)
+    accepting = await loop.create_server(
+        lambda: Connection(server, settings),
+        sock=sock,
+        backlog=1024,
+        ssl=tls,
+        ssl_handshake_timeout=None if tls is None else settings.header_timeout_s,
+    )
     return Listener(server, accepting)
 
 

@@ -14,9 +14,11 @@ from typing import Any, NoReturn
 from .. import limits
 from ..config import EngineConfig, SchedulerConfig
 from ..limits import Range
+from .errors import HttpError
 from .flags_file import ConfigFileError, arguments_of
 from .flags_foreign import FOREIGN, Foreign
 from .settings import ServerConfig
+from .template_variables import default_variables
 
 PROGRAM = "stolon.launch_server"
 
@@ -32,8 +34,12 @@ _GROUPS: tuple[tuple[str, type, str], ...] = (
     ("answers", EngineConfig, "random_seed grammar_backend jump_forward chat_template"),
     ("embeddings", EngineConfig, "is_embedding pooling"),
     ("scheduling", SchedulerConfig, ""),
-    ("address and keys", ServerConfig, "host port api_key api_key_file admin_api_key insecure_no_auth"),
-    ("chat", ServerConfig, "tool_call_parser reasoning_parser allow_chat_template_kwargs"),
+    (
+        "address and keys",
+        ServerConfig,
+        "host port api_key api_key_file admin_api_key insecure_no_auth ssl_certfile ssl_keyfile",
+    ),
+    ("chat", ServerConfig, "tool_call_parser reasoning_parser allow_chat_template_kwargs default_chat_template_kwargs"),
     ("log and metrics", ServerConfig, "log_level log_requests log_requests_level metrics"),
     ("time and size limits", ServerConfig, ""),
 )
@@ -62,6 +68,10 @@ def parse(
                 _add(group.add_argument, field, kind)
     _add_foreign(parser)
     found = _read(parser, sys.argv[1:] if arguments is None else arguments, no_model)
+    try:
+        default_variables(found["default_chat_template_kwargs"])
+    except HttpError as error:
+        parser.error(error.message)
     scheduler = SchedulerConfig(**_of(SchedulerConfig, found))
     return (
         ServerConfig(**_of(ServerConfig, found)),
@@ -197,7 +207,11 @@ def _without_none(kind: Any) -> Any:
 
 
 # values that others call by another name
-_SAME_VALUES = {"dtype": {"half": "float16", "float": "float32"}, "kv_cache_dtype": {"fp8": "fp8_e4m3"}}
+_SAME_VALUES = {
+    "dtype": {"half": "float16", "float": "float32"},
+    "kv_cache_dtype": {"fp8": "fp8_e4m3"},
+    "grammar_backend": {"xgrammar": "auto", "native": "auto"},
+}
 _UNITS = {"k": 10**3, "K": 1 << 10, "m": 10**6, "M": 1 << 20}  # as vLLM reads --max-model-len 32k
 
 

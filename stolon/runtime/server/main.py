@@ -10,6 +10,7 @@ import logging
 import os
 import signal
 import socket
+import ssl
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -46,11 +47,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     settings, config = parse(arguments)
     try:
         with logs.to_stderr(settings):
-            keys = _keys(settings)
+            keys, tls = _keys(settings), tls_of(settings)
             sock = _bound_socket(settings, has_key=keys.user is not None)
             # while the model is being loaded there is nothing to finish: a signal may end the process at once
             signal.signal(signal.SIGINT, signal.SIG_DFL)
-            return asyncio.run(_serve(settings, config, sock, keys))
+            return asyncio.run(_serve(settings, config, sock, keys, tls))
     except CannotStart as error:
         print(f"{PROGRAM}: error: {error}", file=sys.stderr)
         return error.status
@@ -118,12 +119,30 @@ def _bound_socket(settings: ServerConfig, *, has_key: bool) -> socket.socket:
     return sock
 
 
-async def _serve(settings: ServerConfig, config: EngineConfig, sock: socket.socket, keys: auth.Keys) -> int:
+def tls_of(settings: ServerConfig) -> ssl.SSLContext | None:
+    """With the certificate that was named; None: plain HTTP."""
+    certificate, key = settings.ssl_certfile, settings.ssl_keyfile
+    if certificate is None:
+        if key is not None:
+            raise CannotStart("--ssl-keyfile is the key of a certificate; give --ssl-certfile, too", 2)
+        return None
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    try:
+        context.load_cert_chain(certificate, key, password="")  # a key that needs one is refused, not asked about
+    except (OSError, ssl.SSLError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise CannotStart(f"--ssl-certfile and --ssl-keyfile cannot be read: {reason}", 2) from None
+    return context
+
+
+async def _serve(
+    settings: ServerConfig, config: EngineConfig, sock: socket.socket, keys: auth.Keys, tls: ssl.SSLContext | None
+) -> int:
     try:
         service = Service(settings)
     except ImportError as error:
         raise _not_installed(error) from error
-    listener = await listen(App(service, keys).answer, settings, sock)
+    listener = await listen(App(service, keys).answer, settings, sock, tls)
     try:
         engine, embedder = await asyncio.to_thread(load, config)
         service.serve(engine, embedder=embedder)
@@ -131,7 +150,7 @@ async def _serve(settings: ServerConfig, config: EngineConfig, sock: socket.sock
         gc.freeze()
         stop = StopSignals()
         _say(service.served.memory_report)
-        _say(f"ready: {_url(sock)} serves {service.served.model_name}")
+        _say(f"ready: {_url(sock, tls)} serves {service.served.model_name}")
         await until_stopped(service, stop)
         return 0
     finally:
@@ -175,6 +194,7 @@ def _not_installed(error: ImportError) -> CannotStart:
     return CannotStart(f"the local runtime is not installed ({error.name} is missing): pip install 'stolon[local]'", 1)
 
 
-def _url(sock: socket.socket) -> str:
+def _url(sock: socket.socket, tls: ssl.SSLContext | None) -> str:
     host, port = sock.getsockname()[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    scheme = "http" if tls is None else "https"
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"

@@ -27,6 +27,10 @@ class ServerConfig:
         metadata=flag("key of the operator: flushes the cache, and shows the text of cached tokens on the page"),
     )
     api_key_file: str | None = field(default=None, metadata=flag("file whose first line is the key"))
+    ssl_certfile: str | None = field(default=None, metadata=flag("file of the certificate (PEM, with its chain): TLS"))
+    ssl_keyfile: str | None = field(
+        default=None, metadata=flag("file of the certificate's key, where that is not in the same file")
+    )
     insecure_no_auth: bool = field(default=False, metadata=flag("listen beyond loopback without any key"))
     tool_call_parser: ToolParser = field(
         default="auto", metadata=flag("how the model writes tool calls; auto: as its chat template says")
@@ -36,6 +40,10 @@ class ServerConfig:
     )
     allow_chat_template_kwargs: bool = field(
         default=False, metadata=flag("let requests set variables of the chat template (chat_template_kwargs)")
+    )
+    default_chat_template_kwargs: str | None = field(
+        default=None,
+        metadata=flag('variables of the chat template as a JSON object, such as {"enable_thinking": false}'),
     )
     log_level: LogLevel = field(default="info", metadata=flag("least severity that is logged", "--uvicorn-log-level"))
     log_requests: bool = field(

@@ -18,6 +18,7 @@ from .formats.choose import Reading, ToolFormat
 from .prompts import chat_of, encode_chat
 from .service import ChatTemplate, Engine
 from .settings import ServerConfig
+from .template_variables import default_variables
 from .tools import Offer, forced
 
 _SEEN_TOKENS = 32  # of a prompt's end, to see whether it begins a thought
@@ -71,7 +72,7 @@ async def prepare(engine: Engine, settings: ServerConfig, talk: Talk) -> Prepare
         talk.messages,
         continue_final=talk.continue_final,
         tools=None if offer is None else offer.for_template(),
-        variables=talk.variables,
+        variables={**default_variables(settings.default_chat_template_kwargs), **talk.variables},
     )
     asked = talk.asked if offer is None else offer.constraint(format)
     if offer is None:
