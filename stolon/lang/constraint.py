@@ -17,7 +17,8 @@ class Constraint:
 
     The text of `tags` is JSON, `{"tags": [{"begin": str, "schema": {...}, "end": str}, ...], "free": bool,
     "least": int, "most": int or null, "separator": str}`: pieces of JSON between marks, as in tool calls. With `free`
-    anything may be said until a `begin`; without it the answer is `least` to `most` pieces, `separator` between them.
+    anything may be said until a `begin`; without it the answer is `least` to `most` pieces, `separator` between them,
+    or one piece whose tag has `"alone": true`, which then is all of it.
     """
 
     kind: ConstraintKind

@@ -251,8 +251,7 @@ def _of_tools() -> Iterator[Row]:
     yield "B56 allowed", CHAT, {"tools": [tool], choice: {"type": "allowed_tools"}}, 400, UNSUPPORTED, f"{choice}.type"
     yield "B56 no tools", CHAT, {choice: "required"}, 400, VALUE, choice
     yield "B56 parallel", CHAT, {"parallel_tool_calls": 1}, 400, TYPE, "parallel_tool_calls"
-    both = {"tools": [tool], "response_format": {"type": "json_object"}}
-    yield "tools and a form", CHAT, both, 400, VALUE, "response_format"
+    yield "tools and a form", CHAT, {"tools": [tool], "regex": "a"}, 400, VALUE, "regex"
 
 
 def _of_the_native_routes() -> Iterator[Row]:

@@ -115,6 +115,33 @@ def test_strict_tools_leave_the_choice_to_the_model(client: OpenAI) -> None:
     assert json.loads(call.function.arguments) == PARIS
 
 
+@pytest.mark.parametrize("temperature", [0, 1])
+def test_beside_tools_an_answer_has_its_schema(client: OpenAI, temperature: int) -> None:
+    schema = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
+    form: Any = {
+        "type": "json_schema",
+        "json_schema": {"name": "x", "schema": {**schema, "additionalProperties": False}},
+    }
+    schemas = {each["name"]: each["parameters"] for each in (WEATHER, ADD)}
+    for question in (QUESTION, [{"role": "user", "content": "What is the capital of France?"}]):
+        reply = client.chat.completions.create(
+            model="tiny",
+            messages=question,  # pyright: ignore[reportArgumentType]
+            tools=TOOLS,
+            response_format=form,
+            temperature=temperature,
+            max_tokens=300,
+            seed=3,
+        )
+        said = reply.choices[0].message
+        if reply.choices[0].finish_reason == "tool_calls":
+            for call in said.tool_calls or ():
+                assert call.type == "function"
+                jsonschema.validate(json.loads(call.function.arguments), schemas[call.function.name])
+        else:
+            jsonschema.validate(json.loads(said.content or ""), schema)
+
+
 class City(BaseModel):
     name: str
     country: str

@@ -152,6 +152,25 @@ async def test_a_required_call_is_made_by_the_constraint(server: Running, client
     assert tags(server)["most"] == 1
 
 
+async def test_an_answer_without_calls_may_have_a_schema(server: Running, client: AsyncOpenAI) -> None:
+    form: Any = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "object"}}}
+    server.engine.script = '{"name": "get_weather", "of": 1}'
+    reply = await client.chat.completions.create(**ASKED, response_format=form)
+    assert reply.choices[0].message.content == server.engine.script
+    assert reply.choices[0].message.tool_calls is None
+    found = tags(server)
+    assert (found["free"], found["least"], found["most"], found["separator"]) == (False, 1, 128, "\n")
+    assert found["tags"][2] == {"begin": "", "schema": {"type": "object"}, "end": "", "alone": True}
+    server.engine.script = CALL
+    reply = await client.chat.completions.create(**ASKED, response_format={"type": "json_object"})
+    assert reply.choices[0].message.tool_calls is not None
+    assert reply.choices[0].finish_reason == "tool_calls"
+    assert tags(server)["tags"][2]["schema"] == {"type": "object"}
+    # where there must be calls, there is no other answer
+    await client.chat.completions.create(**ASKED, tool_choice="required", response_format=form)
+    assert len(tags(server)["tags"]) == 2
+
+
 async def test_a_named_tool_is_the_only_one_that_can_be_called(server: Running, client: AsyncOpenAI) -> None:
     server.engine.script = '<tool_call>\n{"name": "time", "arguments": {}}\n</tool_call>'
     choice: Any = {"type": "function", "function": {"name": "time"}}

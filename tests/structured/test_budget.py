@@ -190,6 +190,16 @@ def test_calls_that_are_begun_are_ended(free: bool) -> None:
         assert says(plain, judge, draw(said, grammar, budget, chance))
 
 
+def test_calls_or_an_answer_that_are_begun_are_ended() -> None:
+    said, plain = words("byte-level"), words("bytes")
+    answer = {"begin": "", "schema": OPEN["one of several"], "end": "", "alone": True}
+    text = json.dumps({"tags": [CALL, answer], "free": False, "least": 1, "most": 3, "separator": "\n"})
+    grammar, judge = said.grammar(Constraint("tags", text)), plain.grammar(Constraint("tags", text))
+    chance = random.Random(6)
+    for budget in budgets(grammar):
+        assert says(plain, judge, draw(said, grammar, budget, chance))
+
+
 def test_all_letters_stay_legal_in_a_free_string_near_the_end() -> None:
     said = words("byte-level")
     matcher = said.grammar(schema({"type": "string"})).matcher()

@@ -88,6 +88,16 @@ def test_answers_that_are_not_free_hold_nothing_but_pieces() -> None:
     assert not accepts(made, f"{NOW}{NOW}")
 
 
+def test_a_piece_that_stands_alone_is_all_of_the_answer() -> None:
+    answer = {"begin": "", "schema": {"type": "array", "items": {"enum": [1]}}, "end": "", "alone": True}
+    made = grammar(tags=[*TOOLS, answer], free=False, least=1, separator=";")
+    for text in ("[1, 1]", "[]", NOW, f"{WEATHER};{NOW}"):
+        assert accepts(made, text), text
+    for text in ("", "[1", f"[1];{NOW}", f"{NOW};[1]", "[1][1]", "[2]"):
+        assert not accepts(made, text), text
+    assert made.matcher().distance() == len("[]")
+
+
 def test_a_call_that_was_begun_is_ended_within_the_budget() -> None:
     matcher = grammar().matcher()
     for byte in b"ok <tool_call>":
@@ -100,6 +110,9 @@ def test_a_call_that_was_begun_is_ended_within_the_budget() -> None:
     [
         ({"tags": []}, "invalid_grammar"),
         ({"tags": [{"begin": "", "schema": {}, "end": ""}]}, "invalid_grammar"),
+        ({"tags": [{"begin": "", "schema": {}, "end": "", "alone": True}], "free": False}, "invalid_grammar"),
+        ({"tags": [*TOOLS, {"begin": "", "schema": {}, "end": "", "alone": True}]}, "invalid_grammar"),
+        ({"tags": [{"begin": "a", "schema": {}, "end": "", "alone": 1}]}, "invalid_grammar"),
         ({"least": 2, "most": 1}, "invalid_grammar"),
         ({"least": True}, "invalid_grammar"),
         ({"separator": 5}, "invalid_grammar"),

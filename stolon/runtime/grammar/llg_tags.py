@@ -28,9 +28,16 @@ _MARK = re.compile(r"<[^<>]+>|\[[^\[\]]+\]")
 
 @dataclass(frozen=True, slots=True)
 class _Tag:
+    """alone: a piece of it is a whole answer, and no other piece stands beside it"""
+
     begin: str
     end: str
     plain: PlainSchema
+    alone: bool = False
+
+    def completion(self) -> str | None:
+        """The text of a piece, if one is known."""
+        return None if self.plain.completion is None else f"{self.begin}{self.plain.completion}{self.end}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,11 +61,9 @@ def tags_source(text: str, examples: Examples) -> Source:
     for tag in found.tags:
         examples.learn_names(tag.plain.text)
     lines = [f"j{i}: %json {_spelled(tag.plain.text)}" for i, tag in enumerate(found.tags)]
-    lines += _free(found) if found.free else _alone(found)
-    pieces = [f"{tag.begin}{tag.plain.completion}{tag.end}" for tag in found.tags if tag.plain.completion is not None]
-    completion: str | None = ""
-    if found.least:
-        completion = found.separator.join([min(pieces, key=len)] * found.least) if pieces else None
+    lines += _free(found) if found.free else _bound(found)
+    pieces = [piece for tag in found.tags if (piece := tag.completion()) is not None]
+    completion = _completion(found)
     opened = max(len(f"{tag.begin}{tag.end}{found.separator}") + _length(tag.plain) for tag in found.tags)
     marks = tuple(_mark(tag) for tag in found.tags) if found.free else ()
     is_plain = all(tag.plain.is_plain for tag in found.tags)
@@ -87,18 +92,31 @@ def _length(plain: PlainSchema) -> int:
     return plain.jump + (len(plain.completion.encode()) if plain.completion is not None else plain.jump)
 
 
-def _alone(tags: _Tags) -> list[str]:
-    choice = " | ".join(f"t{i}" for i in range(len(tags.tags)))
+def _completion(tags: _Tags) -> str | None:
+    """The text of a whole answer, if one is known."""
+    if not tags.least:
+        return ""
+    known = [(tag.alone, piece) for tag in tags.tags if (piece := tag.completion()) is not None]
+    whole = [piece for alone, piece in known if alone]
+    pieces = [piece for alone, piece in known if not alone]
+    if pieces:
+        whole.append(tags.separator.join([min(pieces, key=len)] * tags.least))
+    return min(whole, key=len) if whole else None
+
+
+def _bound(tags: _Tags) -> list[str]:
+    choice = " | ".join(f"t{i}" for i, tag in enumerate(tags.tags) if not tag.alone)
     lines = [f"piece: {choice}"]
     lines += [f"t{i}: {_quoted(tag.begin)} j{i} {_quoted(tag.end)}" for i, tag in enumerate(tags.tags)]
     least, most = tags.least, tags.most
     if least == 0:
         more = "" if most is None else most - 1
         some = "piece" if most == 1 else f"piece (SEPARATOR piece){{0,{more}}}"
-        lines.append("start:" if most == 0 else f"start: ({some})?")
+        lines.append("pieces:" if most == 0 else f"pieces: ({some})?")
     else:
         more = "" if most is None else most - 1
-        lines.append("start: piece" if most == 1 else f"start: piece (SEPARATOR piece){{{least - 1},{more}}}")
+        lines.append("pieces: piece" if most == 1 else f"pieces: piece (SEPARATOR piece){{{least - 1},{more}}}")
+    lines.append(" | ".join(["start: pieces", *(f"t{i}" for i, tag in enumerate(tags.tags) if tag.alone)]))
     separated = tags.separator and most not in (0, 1)
     if separated:
         return [*lines, f"SEPARATOR: {json.dumps(tags.separator, ensure_ascii=False)}"]
@@ -156,19 +174,23 @@ def _read(text: str, example: Callable[[str], str | None]) -> _Tags:
     if not _is_count(least) or not (most is None or (_is_count(most) and most >= least)):
         raise _wrong(f"`least` and `most` must be whole numbers up to {MAX_PIECES}, and `most` no less")
     read = [_tag(tag, index, example) for index, tag in enumerate(cast("list[Any]", tags))]
+    if all(tag.alone for tag in read) or (free and any(tag.alone for tag in read)):
+        raise _wrong("a tag that is `alone` stands beside others that are not, and nothing is `free` then")
     return _Tags(read, free, least, most, separator)
 
 
 def _tag(found: Any, index: int, example: Callable[[str], str | None]) -> _Tag:
     given = cast("dict[str, Any]", found) if isinstance(found, dict) else {}
-    begin, end, schema = given.get("begin"), given.get("end"), given.get("schema")
-    if not _is_mark(begin) or not begin or not _is_mark(end):
+    begin, end, schema, alone = given.get("begin"), given.get("end"), given.get("schema"), given.get("alone", False)
+    if not _is_mark(begin) or not _is_mark(end) or not (begin or alone is True):
         raise _wrong(
             f"`begin` and `end` of tag {index} must be texts of at most {MAX_MARK} characters, `begin` not empty"
         )
+    if not isinstance(alone, bool):
+        raise _wrong(f"`alone` of tag {index} must be true or false")
     text = json.dumps(schema)
     try:
-        return _Tag(begin, end, rewrite_schema(text, example))
+        return _Tag(begin, end, rewrite_schema(text, example), alone)
     except InvalidRequest as error:
         raise _of_tag(index, placed(error, text, example)) from error
 

@@ -64,9 +64,9 @@ async def prepare(engine: Engine, settings: ServerConfig, talk: Talk) -> Prepare
     offer = talk.offer
     if offer is not None:
         _check_tools(offer, chat, format)
-        if talk.asked is not None:
+        if talk.asked is not None and talk.asked.constraint.kind not in ("json_schema", "json_object"):
             message = f"{talk.asked.path} and tools cannot be asked for together, unless tool_choice is 'none'"
-            raise invalid(message, talk.asked.path)
+            raise invalid(f"{message}; beside tools an answer may have a JSON schema", talk.asked.path)
     prompt = await encode_chat(
         engine,
         talk.messages,
@@ -74,11 +74,12 @@ async def prepare(engine: Engine, settings: ServerConfig, talk: Talk) -> Prepare
         tools=None if offer is None else offer.for_template(),
         variables={**default_variables(settings.default_chat_template_kwargs), **talk.variables},
     )
-    asked = talk.asked if offer is None else offer.constraint(format)
+    asked = talk.asked if offer is None else offer.constraint(format, talk.asked)
     if offer is None:
         reading = Reading()
     else:
-        reading = Reading(tools=forced(format) if offer.must else format, names=offer.names)
+        is_bound = offer.must or talk.asked is not None
+        reading = Reading(tools=forced(format) if is_bound else format, names=offer.names)
     if not talk.continue_final and choose.thinks(settings.reasoning_parser, chat.source):
         prompt, asked, inside = _thinking(engine, settings, prompt, asked, is_hybrid=choose.is_hybrid(chat.source))
         if talk.separate_reasoning or (offer is not None and offer.must):

@@ -64,15 +64,18 @@ class Offer:
     def for_template(self) -> list[JsonObject]:
         return [tool.for_template() for tool in self.tools]
 
-    def constraint(self, format: ToolFormat | None) -> Asked | None:
-        """What makes calls come out right: always where there must be calls, for strict tools where there may be.
+    def constraint(self, format: ToolFormat | None, asked: Asked | None = None) -> Asked | None:
+        """What makes calls come out right: always where there must be calls, for strict tools where there may be, and
+        where an answer without calls must have a form.
 
-        format: of the calls where the model chooses; those that it must make are of the form that `forced` names
+        format: of the calls where the model chooses; others are of the form that `forced` names
+        asked: the form of an answer without calls, a JSON schema or object; where there must be calls there is none
         """
-        if self.must:
+        if self.must or asked is not None:
             tools = [tool for tool in self.tools if self.only in (None, tool.name)]
             most = LENGTHS["tool_calls"].high if self.parallel and self.only is None else 1
-            return _tags(tools, _WRITTEN[forced(format)], free=False, most=most)
+            answer = None if self.must else asked
+            return _tags(tools, _WRITTEN[forced(format)], free=False, most=most, answer=answer)
         if not any(tool.strict for tool in self.tools):
             return None
         if format not in _WRITTEN:
@@ -108,7 +111,7 @@ _WRITTEN: dict[ToolFormat | None, _Written] = {
 }
 
 
-def _tags(tools: list[Tool], written: _Written, *, free: bool, most: int | None) -> Asked:
+def _tags(tools: list[Tool], written: _Written, *, free: bool, most: int | None, answer: Asked | None = None) -> Asked:
     tags: list[JsonObject] = [
         {
             "begin": written.begin.replace("NAME", json.dumps(tool.name)),
@@ -117,9 +120,13 @@ def _tags(tools: list[Tool], written: _Written, *, free: bool, most: int | None)
         }
         for tool in tools
     ]
+    paths = tuple(tool.path for tool in tools)
+    if answer is not None:
+        schema: JsonObject = json.loads(answer.constraint.text or '{"type": "object"}')
+        tags.append({"begin": "", "schema": schema, "end": "", "alone": True})
+        paths += (answer.path,)
     least, separator = (0, "") if free else (1, written.separator)
     text = {"tags": tags, "free": free, "least": least, "most": most, "separator": separator}
-    paths = tuple(tool.path for tool in tools)
     return Asked(Constraint("tags", json.dumps(text, ensure_ascii=False)), paths[0], paths)
 
 
