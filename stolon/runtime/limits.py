@@ -8,6 +8,7 @@ import os
 import types
 import typing
 from dataclasses import dataclass
+from typing import Any
 
 from ..lang.errors import InvalidRequest
 from ..lang.types import MAX_SEED
@@ -177,12 +178,18 @@ FLAGS: dict[str, Range] = {
 ANY_FLAG = Range(low=0, high=math.inf)  # what has no line above; a test asks for one
 
 
+def without_none(kind: Any) -> Any:
+    """The type of a setting's field where it has a value."""
+    if typing.get_origin(kind) in (types.UnionType, typing.Union):
+        (kind,) = [part for part in typing.get_args(kind) if part is not types.NoneType]
+    return kind
+
+
 def check_setting(name: str, kind: object, value: object) -> None:
     """Raises InvalidRequest for a value that the flag of a setting would not take. kind: the type of its field"""
-    kinds = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
-    if value is None and types.NoneType in kinds:
+    if value is None and types.NoneType in typing.get_args(kind):
         return
-    (kind,) = [each for each in kinds if each is not types.NoneType]
+    kind = without_none(kind)
     if typing.get_origin(kind) is typing.Literal:
         fits, wanted = value in typing.get_args(kind), f"one of {', '.join(typing.get_args(kind))}"
     elif kind is bool:

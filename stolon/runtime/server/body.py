@@ -168,6 +168,15 @@ def is_deep(text: str, value: object) -> bool:
     return bool(level)
 
 
+def object_in(text: str) -> JsonObject | None:
+    """The JSON object that `text`, arguments of a call, is; None if it is none, or one too deep to walk over."""
+    try:
+        found: object = json.loads(text or "{}")
+    except (ValueError, RecursionError):
+        return None
+    return cast(JsonObject, found) if isinstance(found, dict) and not is_deep(text, cast(object, found)) else None
+
+
 def _inside(value: object) -> Iterable[object]:
     return cast(JsonObject, value).values() if isinstance(value, dict) else cast("list[object]", value)
 

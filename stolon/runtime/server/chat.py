@@ -24,7 +24,7 @@ from .sampling import UNSUPPORTED, StreamOptions, openai_params, openai_table
 from .service import Engine, Service
 from .settings import ServerConfig
 from .stream import send
-from .talk import Talk, prepare
+from .talk import Talk, continues, prepare
 from .template_variables import template_variables
 from .tools import TOOL_CHOICE, TOOLS, offer
 
@@ -101,22 +101,10 @@ def _talk(values: Values, settings: ServerConfig) -> Talk:
         messages=values["messages"],
         offer=offer(values.get("tools", []), values.get("tool_choice"), parallel=parallel),
         asked=asked_constraint(values),
-        continue_final=_continues(values),
+        continue_final=continues(values),
         separate_reasoning=values.get("separate_reasoning", True),
         variables=values.get("chat_template_kwargs", {}),
     )
-
-
-def _continues(values: Values) -> bool:
-    """Whether the last message is to be continued. A conversation without a generation prompt is of use only then."""
-    continues = values.get("continue_final_message", False)
-    opens = values.get("add_generation_prompt", not continues)
-    if continues == opens:
-        raise invalid(
-            "either the last message is continued (continue_final_message) or a new one begins (add_generation_prompt)",
-            "add_generation_prompt",
-        )
-    return continues
 
 
 def _max_tokens(values: Values) -> tuple[str, int | None]:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any, cast
 
 from ..limits import LENGTHS
 from . import wire
-from .body import is_deep
+from .body import object_in
 from .errors import invalid
 from .fields import Field, describe, ignored, list_of, mapping, missing, object_of, one_of, string, wrong_type
 from .sampling import UNSUPPORTED
@@ -63,12 +62,9 @@ def _call(path: str, value: object) -> Message:
 
 def call_message(id: str | None, name: str, arguments: str) -> Message:
     """A call as templates read it: its arguments as an object wherever they are one that templates can walk over."""
-    try:
-        parsed: object = json.loads(arguments or "{}")
-    except (ValueError, RecursionError):
-        parsed = arguments  # what a model got wrong is part of the conversation all the same
-    is_object = isinstance(parsed, dict) and not is_deep(arguments, cast(object, parsed))
-    function = {"name": name, "arguments": cast(object, parsed) if is_object else arguments}
+    found = object_in(arguments)
+    # what a model got wrong is part of the conversation all the same
+    function = {"name": name, "arguments": arguments if found is None else found}
     call: Message = {"type": "function", "function": function}
     return call if id is None else {"id": id, **call}
 

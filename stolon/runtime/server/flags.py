@@ -6,7 +6,6 @@ import argparse
 import dataclasses
 import difflib
 import sys
-import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
@@ -137,7 +136,7 @@ def _add(add: Callable[..., object], field: dataclasses.Field[Any], kind: Any) -
         action = "store_false" if default else "store_true"
         add(*spellings, dest=field.name, help=text, default=default, action=action)
         return
-    kind = _without_none(kind)
+    kind = limits.without_none(kind)
     if typing.get_origin(kind) is typing.Literal:
         add(
             *spellings,
@@ -198,12 +197,6 @@ class _ForeignAction(argparse.Action):
             parser.error(f"{option_string}{value} is not possible here{only}: {flag.says}")
         noted: set[str] = getattr(namespace, self.dest, None) or set()
         setattr(namespace, self.dest, {*noted, f"{option_string}: {flag.says}"})
-
-
-def _without_none(kind: Any) -> Any:
-    if typing.get_origin(kind) in (types.UnionType, typing.Union):
-        (kind,) = [part for part in typing.get_args(kind) if part is not types.NoneType]
-    return kind
 
 
 # values that others call by another name

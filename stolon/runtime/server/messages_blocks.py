@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any
 
-from .body import JsonObject, is_deep
+from .body import JsonObject, object_in
 from .formats.choose import ToolFormat, new_call_id
 from .formats.source import Arguments, Call, Piece, Text, Thought
 
@@ -81,10 +80,7 @@ class Blocks:
 
 def _with_input(block: Block, text: str) -> Block:
     """The call with its input; broken input, which an object cannot hold, is text."""
-    try:
-        found: object = json.loads(text or "{}")
-    except (ValueError, RecursionError):
-        found = None
-    if isinstance(found, dict) and not is_deep(text, cast(object, found)):
-        return {**block, "input": found}
-    return {"type": "text", "text": f"{block['name']}: {text}"}
+    found = object_in(text)
+    if found is None:
+        return {"type": "text", "text": f"{block['name']}: {text}"}
+    return {**block, "input": found}

@@ -36,6 +36,18 @@ class Talk:
     variables: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
 
+def continues(values: Values) -> bool:
+    """Whether the last message is to be continued. A conversation without a generation prompt is of use only then."""
+    continued = values.get("continue_final_message", False)
+    opens = values.get("add_generation_prompt", not continued)
+    if continued == opens:
+        raise invalid(
+            "either the last message is continued (continue_final_message) or a new one begins (add_generation_prompt)",
+            "add_generation_prompt",
+        )
+    return continued
+
+
 @dataclass(frozen=True, slots=True)
 class Prepared:
     prompt: list[int]

@@ -18,7 +18,7 @@ from .prompts import check_model
 from .request import Request
 from .sampling import UNSUPPORTED
 from .service import Service
-from .talk import Talk, prepare
+from .talk import Talk, continues, prepare
 from .tools import TOOLS, offer
 from .watching import noted
 
@@ -69,15 +69,8 @@ async def _tokens(service: Service, values: dict[str, Any]) -> list[int]:
     if ("prompt" in values) == ("messages" in values):
         raise invalid("give exactly one of prompt and messages", "prompt")
     if "messages" in values:
-        continues = values.get("continue_final_message", False)
-        if values.get("add_generation_prompt", not continues) == continues:
-            raise invalid(
-                "either the last message is continued (continue_final_message) or a new one begins "
-                "(add_generation_prompt)",
-                "add_generation_prompt",
-            )
         tools = offer(values.get("tools", []), None, parallel=True)
-        talk = Talk(messages=values["messages"], offer=tools, continue_final=continues)
+        talk = Talk(messages=values["messages"], offer=tools, continue_final=continues(values))
         return (await prepare(service.engine, service.settings, talk)).prompt
     if "tools" in values:
         raise invalid("tools is only for messages", "tools")
