@@ -20,7 +20,7 @@ RUNTIME_FLOORS: tuple[tuple[str, ...], ...] = (
     ("tokenizer", "detokenize", "stops", "answer", "masks", "constrained", "preface", "forms", "chat", "grammar"),
     (
         *("runner", "cpu", "device", "loading", "graphs", "batch", "staging", "slot_table", "accelerator"),
-        *("kv", "oom", "sampler", "weights", "memory", "models", "packed", "pooling"),
+        *("kv", "oom", "sampler", "weights", "directories", "memory", "models", "packed", "pooling"),
     ),
     (
         *("scheduler", "planner", "admission", "roster", "view", "waiting", "holdings", "cascade", "invariants"),
@@ -28,7 +28,7 @@ RUNTIME_FLOORS: tuple[tuple[str, ...], ...] = (
     ),
 )
 LANG_NAMES_FOR_THE_RUNTIME = {"types", "constraint", "errors"}
-LOCAL_ONLY = {"torch", "transformers", "safetensors", "tokenizers", "numpy", "jinja2", "triton"}
+LOCAL_ONLY = {"torch", "transformers", "safetensors", "tokenizers", "numpy", "jinja2", "triton", "huggingface_hub"}
 REMOTE_ONLY = {"openai", "aiohttp", "tqdm", "pydantic"}
 
 

@@ -39,7 +39,8 @@ _CAPABILITIES = Capabilities(
 class Runtime(Backend):
     """A model in this process: loaded when this returns, gone when it is closed, or when the interpreter ends.
 
-    model: folder of a checkpoint, or `tiny`, the built-in model; SGLang's name for it is `model_path`
+    model: folder of a checkpoint, its name at the Hugging Face hub where `hf download` has fetched it, or `tiny`, the
+        built-in model; SGLang's name for it is `model_path`
     settings: fields of `EngineConfig` and `SchedulerConfig`, by their names or by those of their flags
     Raises CheckpointError if the model's files are wrong, InvalidRequest for a setting that does not exist or
         cannot have its value.

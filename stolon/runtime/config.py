@@ -58,8 +58,23 @@ class SchedulerConfig:
 class EngineConfig:
     """One model on one device."""
 
-    model_path: str = field(metadata=flag("folder of a checkpoint, or `tiny`, the built-in model", "--model"))
-    tokenizer_path: str | None = field(default=None, metadata=flag("folder of the tokenizer", "--tokenizer"))
+    model_path: str = field(
+        metadata=flag(
+            "folder of a checkpoint, name of the hub that `hf download` has fetched, or `tiny`, the built-in model",
+            "--model",
+        )
+    )
+    revision: str | None = field(default=None, metadata=flag("branch, tag or commit of the model at the hub"))
+    tokenizer_path: str | None = field(
+        default=None, metadata=flag("folder of the tokenizer, or its name at the hub", "--tokenizer")
+    )
+    tokenizer_revision: str | None = field(
+        default=None, metadata=flag("branch, tag or commit of the tokenizer at the hub")
+    )
+    download_dir: str | None = field(
+        default=None,
+        metadata=flag("cache of the hub in which to look; that of `hf download` by default. Nothing is downloaded"),
+    )
     chat_template: str | None = field(default=None, metadata=flag("file of a Jinja chat template"))
     served_model_name: str | None = field(default=None, metadata=flag("name under which clients ask for the model"))
     load_format: LoadFormat = field(

@@ -6,17 +6,16 @@ import asyncio
 import os
 import weakref
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 
 from ..lang.errors import BackendTimeout, ContextLengthError, EngineClosedError, InvalidRequest
 from .config import EngineConfig
+from .directories import model_directory, served_name, tokenizer_directory
 from .embed_loop import EmbeddingThread, Vectors
 from .loop import Heartbeat
 from .packed import Tokens, load_packed
 from .tokenizer import Tokenizer
-from .weights import model_directory
 
 
 class EmbeddingEngine:
@@ -28,9 +27,10 @@ class EmbeddingEngine:
     chat = None
 
     def __init__(self, config: EngineConfig) -> None:
-        folder = model_directory(config.model_path)
+        folder = model_directory(config)
         self.config = config
-        self.tokenizer = Tokenizer.load(folder if config.tokenizer_path is None else Path(config.tokenizer_path))
+        self._name = served_name(config)
+        self.tokenizer = Tokenizer.load(tokenizer_directory(config))
         model = load_packed(folder, config)
         self.memory_report = model.report
         self.context_length = model.context_length
@@ -46,7 +46,7 @@ class EmbeddingEngine:
     @property
     def model_name(self) -> str:
         """The name that clients use."""
-        return self.config.served_model_name or Path(self.config.model_path).name
+        return self._name
 
     @property
     def heartbeat(self) -> Heartbeat:

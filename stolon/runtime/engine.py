@@ -23,6 +23,7 @@ from .accelerator import Accelerator
 from .chat import ChatTemplate
 from .config import EngineConfig
 from .core import EngineCore, Output, Request
+from .directories import model_directory, served_name, tokenizer_directory
 from .forms import Forms
 from .loop import EngineThread, Heartbeat
 from .metrics import SchedulerStats
@@ -31,7 +32,6 @@ from .scheduler import Scheduler
 from .score import shared_length
 from .tokenizer import Tokenizer
 from .view import View
-from .weights import model_directory
 
 SCORED_AT_ONCE = 256  # token lists, or as many as may wait; by default 1,024 requests of everybody may
 
@@ -62,10 +62,11 @@ class Engine:
     def __init__(self, config: EngineConfig, *, accelerator: Accelerator | None = None) -> None:
         """accelerator: the device, instead of `config.device`"""
         config = resolve(config)
-        folder = model_directory(config.model_path)
+        folder = model_directory(config)
         template = None if config.chat_template is None else Path(config.chat_template)
         self.config = config
-        self.tokenizer = Tokenizer.load(folder if config.tokenizer_path is None else Path(config.tokenizer_path))
+        self._name = served_name(config)
+        self.tokenizer = Tokenizer.load(tokenizer_directory(config))
         self.chat = ChatTemplate.load(self.tokenizer, folder, template)
         runner = ModelRunner(config, end_token_ids=self.tokenizer.eos_ids, accelerator=accelerator)
         self.memory_report = runner.memory_report
@@ -96,7 +97,7 @@ class Engine:
     @property
     def model_name(self) -> str:
         """The name that clients use."""
-        return self.config.served_model_name or Path(self.config.model_path).name
+        return self._name
 
     @property
     def heartbeat(self) -> Heartbeat:

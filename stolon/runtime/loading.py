@@ -14,9 +14,10 @@ import torch
 from ..kernels.choose import Operators
 from ..lang.errors import CheckpointError, InvalidRequest
 from .config import EngineConfig
+from .directories import model_directory
 from .models.config import ModelConfig, read_model_config
 from .models.decoder import Decoder, MakeLinear, TensorSource
-from .weights import Checkpoint, Place, model_directory
+from .weights import Checkpoint, Place
 from .weights_random import RandomWeights
 
 # Below this many parameters float32 costs nothing that matters, and its text hardly depends on the batch.
@@ -45,8 +46,8 @@ class Origin:
 
 
 def find_model(config: EngineConfig) -> Origin:
-    """The model in the folder that the settings name. Raises CheckpointError, InvalidRequest for wrong overrides."""
-    directory: Path = model_directory(config.model_path)
+    """The model that the settings name. Raises CheckpointError, InvalidRequest for wrong overrides."""
+    directory: Path = model_directory(config)
     model = read_model_config(directory, _overrides(config))
 
     def open_files(dtype: torch.dtype, device: torch.device, place: Place | None) -> Checkpoint:

@@ -12,6 +12,7 @@ from tokenizers import Tokenizer as Backend
 from transformers import AutoTokenizer
 
 from ..lang.errors import CheckpointError, InvalidRequest
+from .directories import fetching
 from .tokenizer_bytes import ByteRule, byte_rule
 from .tokenizer_facts import TokenizerFacts, facts_of, first_line
 from .tokenizer_special import ControlTokens
@@ -83,7 +84,7 @@ class Tokenizer:
             if not (directory / "tokenizer.json").exists():
                 raise CheckpointError(
                     f"{directory} has no tokenizer.json; copy it there from where the model came from, or name the "
-                    "folder of a tokenizer (tokenizer_path)"
+                    "folder of a tokenizer (tokenizer_path)" + fetching(directory)
                 ) from error
             raise CheckpointError(f"the tokenizer in {directory} cannot be read: {first_line(error)}") from error
         if not getattr(loaded, "is_fast", False):

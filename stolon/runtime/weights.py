@@ -16,27 +16,14 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ..lang.errors import CheckpointError
+from .directories import fetching
 from .models.config import read_json
-from .tiny import MODEL_DIR
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 WEIGHT_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 # Old exports store these, which the config determines; a tied head may be stored too.
 IGNORED_SUFFIXES = (".rotary_emb.inv_freq",)
-
-
-def model_directory(path: str) -> Path:
-    """The folder that `path` names; `tiny` is the built-in model. Raises CheckpointError where there is none."""
-    if path == "tiny":
-        return MODEL_DIR
-    directory = Path(path).expanduser()
-    if not path or not directory.is_dir():
-        raise CheckpointError(
-            f"{path!r} is no folder; give the folder of a checkpoint (config.json and safetensors), or `tiny`. "
-            "stolon downloads nothing by itself"
-        )
-    return directory
 
 
 Place = Callable[[Tensor], Tensor]
@@ -116,7 +103,7 @@ class Checkpoint:
     def _add(self, path: Path) -> None:
         if not path.is_file():
             what = "is a folder" if path.is_dir() else "is missing"
-            raise CheckpointError(f"{path} {what}; it should be a safetensors file")
+            raise CheckpointError(f"{path} {what}; it should be a safetensors file{fetching(path.parent)}")
         try:
             handle = self._open.enter_context(safe_open(path, framework="pt"))
             names = list(handle.keys())
@@ -133,7 +120,9 @@ def _files(directory: Path) -> list[Path]:
     if not index.exists():
         single = directory / SINGLE_FILE
         if not single.exists():
-            raise CheckpointError(f"{single} is missing, and so is {INDEX_FILE}; only safetensors are read")
+            raise CheckpointError(
+                f"{single} is missing, and so is {INDEX_FILE}; only safetensors are read{fetching(directory)}"
+            )
         return [single]
     table = read_json(index).get("weight_map")
     if not isinstance(table, dict) or not table:

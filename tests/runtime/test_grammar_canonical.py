@@ -12,15 +12,15 @@ from stolon.lang.errors import InvalidRequest
 from stolon.runtime.grammar.automaton import compile_choices, compile_regex
 from stolon.runtime.grammar.matcher import Grammar
 from stolon.runtime.grammar.trie import Vocabulary
+from stolon.runtime.tiny import MODEL_DIR
 from stolon.runtime.tokenizer import Tokenizer
-from stolon.runtime.weights import model_directory
 
 PLENTY = 10_000
 
 
 @cache
 def tokenizer() -> Tokenizer:
-    return Tokenizer.load(model_directory("tiny"))
+    return Tokenizer.load(MODEL_DIR)
 
 
 def encode(text: str) -> list[int]:

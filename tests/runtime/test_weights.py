@@ -17,8 +17,6 @@ from safetensors.torch import load_file, save_file
 from stolon.lang.errors import CheckpointError, InvalidRequest, StolonError
 from stolon.runtime.config import EngineConfig
 from stolon.runtime.loading import find_model
-from stolon.runtime.tiny import MODEL_DIR
-from stolon.runtime.weights import model_directory
 from tests.runtime.families import Driver, make_family, make_runner, random_prompts
 
 WEIGHTS = "model.safetensors"
@@ -321,14 +319,9 @@ def test_code_that_a_config_points_to_is_never_run(folder: Path) -> None:
     (folder / "evil.py").write_text("raise SystemExit('run!')")
     change_config(folder, auto_map={"AutoConfig": "evil.Config", "AutoModelForCausalLM": "evil.Model"})
     make_runner(folder)
-
-
-def test_a_path_that_is_no_folder_is_refused_with_what_to_give(tmp_path: Path) -> None:
-    for path in (str(tmp_path / "nothing"), "meta-llama/Llama-3", ""):
-        with pytest.raises(CheckpointError, match="folder of a checkpoint"):
-            model_directory(path)
-    assert model_directory("tiny") == MODEL_DIR
-    assert model_directory(str(tmp_path)) == tmp_path
+    change_config(folder, architectures=["EvilForCausalLM"])
+    assert "EvilForCausalLM is not supported" in refusal(folder)
+    assert "code of a checkpoint (its auto_map) is never run" in refusal(folder)
 
 
 def test_a_refusal_is_an_error_of_ours() -> None:

@@ -54,7 +54,6 @@ BAD = [
     (["--log-level", "loud"], 2, "warning"),
     (["--max-model-len", "32x"], 2, "whole number"),
     (["--tensor-parallel-size", "2"], 2, "--tensor-parallel-size 2 is not possible here; only 1 can be: one server"),
-    (["--trust-remote-code"], 2, "no code of a checkpoint is ever run"),
     (["--default-chat-template-kwargs", "[]"], 2, "must be an object"),
     (["--default-chat-template-kwargs", "{a}"], 2, "must be a JSON object, got '{a}'"),
     (["--default-chat-template-kwargs", '{"tools": []}'], 2, "tools is the server's to set"),
@@ -131,7 +130,7 @@ def test_the_command_line_wins_over_the_file(tmp_path: Path) -> None:
         ("port: 70000", "config.yaml: argument --port: must be at least 1 and at most 65535"),
         ("port: [1, 2]", "port must be one text or number, got [1, 2]"),
         ("insecure-no-auth: please", "must be true or false"),
-        ("trust-remote-code: true", "no code of a checkpoint is ever run"),
+        ("enable-lora: true", "merge them into the weights"),
         ("config: other.yaml", "there is no flag 'config'"),
         ("- port", "must hold flags"),
         ("port: [", "is not YAML"),
@@ -172,6 +171,10 @@ def test_values_and_spellings_of_vllm_are_ours(capsys: pytest.CaptureFixture[str
     assert parse("tiny --grammar-backend xgrammar".split())[1].grammar_backend == "auto"
     overrides = """{"rope_theta": 2}"""
     assert parse(["tiny", "--json-model-override-args", overrides])[1].hf_overrides == overrides
+    hub = "org/m --revision v1 --tokenizer t --tokenizer_revision v2 --download-dir d"
+    assert parse(hub.split())[1] == EngineConfig(
+        model_path="org/m", revision="v1", tokenizer_path="t", tokenizer_revision="v2", download_dir="d"
+    )
     assert capsys.readouterr().err == ""
 
 

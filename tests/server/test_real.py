@@ -19,6 +19,8 @@ import psutil
 import pytest
 from openai import OpenAI
 
+from tests.runtime.hub_cache import put_in_cache
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -72,6 +74,35 @@ def process(tiny_checkpoint: Path) -> Iterator[Process]:
 def client(process: Process) -> Iterator[OpenAI]:
     with OpenAI(base_url=f"{process.url}/v1", api_key="none", max_retries=0) as client:
         yield client
+
+
+def test_a_model_of_the_hubs_cache_is_served_under_its_name(tmp_path: Path, tiny_checkpoint: Path) -> None:
+    put_in_cache(tmp_path, "some-one/A.Model", tiny_checkpoint, "0" * 40, "v1")
+    flags = ("--revision", "v1", "--download-dir", str(tmp_path), "--trust-remote-code")
+    process = launch("some-one/A.Model", *flags)
+    try:
+        assert process.started.endswith("serves some-one/A.Model\n")
+        with OpenAI(base_url=f"{process.url}/v1", api_key="none", max_retries=0) as client:
+            assert client.models.retrieve("some-one/A.Model").id == "some-one/A.Model"
+            answer = client.completions.create(model="some-one/A.Model", prompt="One two", max_tokens=2)
+            assert answer.model == "some-one/A.Model"
+    finally:
+        process.popen.kill()
+        process.popen.communicate()
+
+
+def test_a_revision_of_a_folder_is_one_line_and_status_2(tiny_checkpoint: Path) -> None:
+    flags = ["--port", str(free_port()), "--revision", "main"]
+    found = subprocess.run(
+        [sys.executable, "-m", "stolon.launch_server", str(tiny_checkpoint), *flags],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert found.returncode == 2
+    assert found.stderr.startswith("stolon.launch_server: error: revision 'main' is for names of the hub")
+    assert found.stderr.count("\n") == 1
 
 
 def test_the_ready_line_names_the_address_and_the_model(process: Process) -> None:

@@ -266,7 +266,8 @@ def _architecture(fields: ConfigFields) -> str:
     name = fields.architecture()
     name = HEADLESS.get(name, name)
     if name not in FAMILIES:
-        raise fields.fail(f"architecture {name} is not supported; supported are {', '.join(FAMILIES)}")
+        code = "; code of a checkpoint (its auto_map) is never run" if fields.data.get("auto_map") else ""
+        raise fields.fail(f"architecture {name} is not supported; supported are {', '.join(FAMILIES)}{code}")
     return name
 
 

@@ -42,7 +42,6 @@ def _refused_value(names: str, says: str) -> Foreign:
 
 
 _ONE_DEVICE = "one server serves one device; start one on each, and a router in front"
-_LOCAL = "nothing is downloaded; give the folder of a checkpoint"
 _NO_LORA = "adapters are not supported; merge them into the weights"
 _NO_GUESSING = "speculative decoding is not supported"
 
@@ -83,11 +82,10 @@ FOREIGN: tuple[Foreign, ...] = (
     ),
     _idle_value("--decode-log-interval --max-log-len", "steps are counted in /metrics, not logged"),
     _idle("--skip-server-warmup", "there is no warm-up to skip"),
+    _idle("--trust-remote-code", "no code of a checkpoint is ever run; its architecture must be one that stolon has"),
+    _idle_value("--code-revision", "no code of a checkpoint is ever run"),
     _idle_value("--swap-space", "a preempted request keeps its prefix in the cache"),
     _idle("--disable-frontend-multiprocessing", "there is one process"),
-    _refused("--trust-remote-code", "no code of a checkpoint is ever run; leave the flag out"),
-    _refused_value("--revision --tokenizer-revision --code-revision", _LOCAL),
-    _refused_value("--download-dir", _LOCAL),
     _refused_value("--num-gpu-blocks-override --kv-cache-memory-bytes", "give the size in tokens: --kv-tokens"),
     _refused_value("--structured-outputs-config --guided-decoding-backend", "give --grammar-backend"),
     _refused_value("--constrained-json-whitespace-pattern", "the white space of JSON answers cannot be set"),

@@ -161,14 +161,14 @@ def load(config: EngineConfig) -> tuple[Engine | None, EmbeddingEngine | None]:
     """The engine for the kind of model that is to be served. Raises CannotStart with the one cause."""
     try:
         # torch and transformers are an optional extra, and slow to import
+        from ..directories import model_directory
         from ..embed import EmbeddingEngine
         from ..engine import Engine
         from ..packed import embeds
-        from ..weights import model_directory
     except ImportError as error:
         raise _not_installed(error) from error
     try:
-        if config.is_embedding or embeds(model_directory(config.model_path)):
+        if config.is_embedding or embeds(model_directory(config)):
             return None, EmbeddingEngine(config)
         return Engine(config), None
     except InvalidRequest as error:
