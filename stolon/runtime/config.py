@@ -11,7 +11,7 @@ Quantization = Literal["none", "int8", "fp8"]
 KVDType = Literal["auto", "fp8_e4m3"]
 LoadFormat = Literal["auto", "safetensors", "dummy"]
 GrammarBackend = Literal["auto", "automaton", "llguidance", "outlines"]
-SchedulePolicy = Literal["lpm", "fcfs"]
+SchedulePolicy = Literal["lpm", "dfs-weight", "fcfs"]
 Pooling = Literal["mean", "cls", "last"]
 
 
@@ -38,7 +38,12 @@ class SchedulerConfig:
     )
     page_size: int = field(default=1, metadata=flag("tokens that are allocated together", "--block-size"))
     schedule_policy: SchedulePolicy = field(
-        default="lpm", metadata=flag("order of waiting requests: longest cached prefix, or first come")
+        default="lpm",
+        metadata=flag(
+            "order of waiting requests, after their priority: lpm: longest cached prefix first; dfs-weight: along the "
+            "tree of cached prefixes, where most wait first; fcfs or priority: first come, first served",
+            "--scheduling-policy",
+        ),
     )
     max_overtakes: int = field(default=64, metadata=flag("how often a waiting request may be overtaken"))
     radix_cache: bool = field(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import bisect
 import heapq
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -14,18 +14,22 @@ from .holdings import Holdings
 from .radix import RadixNode
 from .sequence import Sequence, Status
 
-Rank = tuple[bool, int, bool, int, int]
+Rank = tuple[bool, int, bool, int, int, int]
 Place = tuple[RadixNode | None, int, int]
 
 
 @dataclass(slots=True, eq=False)
 class Candidate:
-    """A waiting sequence, and where its longest cached prefix ended when it was last looked up."""
+    """A waiting sequence, and where its longest cached prefix ended when it was last looked up.
+
+    turn: when a walk of the tree came to where it stands, if the order of the queue is one
+    """
 
     sequence: Sequence
     node: RadixNode | None = None
     length: int = 0
     epoch: int = -1
+    turn: int = 0
 
 
 class WaitingQueue:
@@ -36,7 +40,8 @@ class WaitingQueue:
     """
 
     def __init__(self, holdings: Holdings, policy: SchedulePolicy, most_overtakes: int) -> None:
-        self.by_prefix = policy == "lpm" and holdings.share
+        self.by_prefix = policy != "fcfs" and holdings.share
+        self._by_weight = policy == "dfs-weight" and holdings.share
         self._holdings = holdings
         self._most_overtakes = most_overtakes
         self._candidates: dict[Sequence, Candidate] = {}
@@ -80,7 +85,12 @@ class WaitingQueue:
         return sequence.overtaken >= self._most_overtakes
 
     def in_order(self) -> MeritOrder:
-        return MeritOrder(self, [c for c in self._candidates.values() if not c.sequence.is_finished])
+        candidates = [c for c in self._candidates.values() if not c.sequence.is_finished]
+        if self.by_prefix:
+            self._look_up_all(candidates)
+        if self._by_weight:
+            _take_turns(candidates)
+        return MeritOrder(self, candidates)
 
     def look_up(self, candidate: Candidate) -> None:
         """Bring its longest cached prefix up to date; looks only at what changed since."""
@@ -91,7 +101,7 @@ class WaitingQueue:
             )
             candidate.epoch = tree.epoch
 
-    def look_up_all(self, candidates: list[Candidate]) -> None:
+    def _look_up_all(self, candidates: list[Candidate]) -> None:
         """`look_up`, and tell the tree what is wanted: it evicts that after what nobody waits for."""
         tree = self._holdings.tree
         now = tree.tick()
@@ -101,12 +111,12 @@ class WaitingQueue:
                 candidate.node.access = now
 
     def rank(self, candidate: Candidate) -> Rank:
-        """Smallest first: who was overtaken too often, priority, who was preempted, longest cached prefix, arrival."""
+        """Smallest first: who was overtaken too often, priority, who was preempted, turn, cached prefix, arrival."""
         sequence = candidate.sequence
         if self.is_aged(sequence):
-            return False, 0, False, 0, sequence.arrival
+            return False, 0, False, 0, 0, sequence.arrival
         length = candidate.length if self.by_prefix else 0
-        return True, -sequence.priority, not sequence.preemptions, -length, sequence.arrival
+        return True, -sequence.priority, not sequence.preemptions, candidate.turn, -length, sequence.arrival
 
     def count_overtakes(self, admitted: list[int], spared: set[Sequence]) -> None:
         """admitted: arrivals of those that one step admitted; spared: those that wait for a prefix in the making."""
@@ -122,12 +132,11 @@ class MeritOrder:
 
     Longest cached prefix first, and kept true while the pass itself adds to the cache: when a sequence is admitted,
     those that share its next token are looked up again and move ahead. So equal prefixes come together, deepest first.
+    In a walk of the tree they stood together and keep their turn: to move ahead is to walk into what has grown.
     """
 
     def __init__(self, queue: WaitingQueue, candidates: list[Candidate]) -> None:
         self._queue = queue
-        if queue.by_prefix:
-            queue.look_up_all(candidates)
         self._heap = [(queue.rank(c), c.length, c) for c in candidates]
         heapq.heapify(self._heap)
         self._kin: dict[Place, list[Candidate]] | None = None
@@ -156,6 +165,41 @@ class MeritOrder:
             self._kin.setdefault(_place(candidate), []).append(candidate)
             if candidate.length > before:
                 heapq.heappush(self._heap, (self._queue.rank(candidate), candidate.length, candidate))
+
+
+def _take_turns(candidates: list[Candidate]) -> None:
+    """Set `turn` by a depth-first walk of the tree: of a node's children first that below which most candidates stand,
+    or else the first to arrive; after its children the node itself. Looks only at the ways to where they stand.
+
+    Source: SGLang's `dfs-weight`.
+    """
+    weights: dict[RadixNode, int] = {}
+    firsts: dict[RadixNode, int] = {}
+    for candidate in candidates:
+        node, arrival = candidate.node, candidate.sequence.arrival
+        assert node is not None
+        weights[node] = weights.get(node, 0) + 1
+        firsts[node] = min(firsts.get(node, arrival), arrival)
+    for node in list(weights):
+        while node.parent is not None and node.parent not in weights:
+            node = node.parent
+            weights[node] = 0
+    children: defaultdict[RadixNode, list[RadixNode]] = defaultdict(list)
+    for node in sorted(weights, key=lambda n: n.end, reverse=True):  # children before their parents
+        if node.parent is not None:
+            weights[node.parent] += weights[node]
+            firsts[node.parent] = min(firsts.get(node.parent, firsts[node]), firsts[node])
+            children[node.parent].append(node)
+    walk: list[RadixNode] = []  # backwards
+    pending = [node for node in weights if node.parent is None]
+    while pending:
+        node = pending.pop()
+        walk.append(node)
+        pending.extend(sorted(children.get(node, ()), key=lambda n: (-weights[n], firsts[n])))
+    turns = {node: turn for turn, node in enumerate(reversed(walk))}
+    for candidate in candidates:
+        assert candidate.node is not None
+        candidate.turn = turns[candidate.node]
 
 
 def _place(candidate: Candidate) -> Place:

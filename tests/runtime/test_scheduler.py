@@ -167,9 +167,23 @@ def grouped(policy: str) -> float:
     return engine.scheduler.stats().hit_rate
 
 
-def test_equal_prefixes_come_together_in_a_small_cache() -> None:
-    assert grouped("lpm") > 0.85  # 56 of 64 prefixes could be found
-    assert grouped("lpm") > 2 * grouped("fcfs")
+@pytest.mark.parametrize("policy", ["lpm", "dfs-weight"])
+def test_equal_prefixes_come_together_in_a_small_cache(policy: str) -> None:
+    assert grouped(policy) > 0.85  # 56 of 64 prefixes could be found
+    assert grouped(policy) > 2 * grouped("fcfs")
+
+
+@pytest.mark.parametrize(
+    ("policy", "expected"),
+    [("lpm", [1, 4, 7, 2, 5, 8, 3, 6, 9]), ("dfs-weight", [1, 4, 7, 2, 5, 8, 3, 6, 9]), ("fcfs", list(range(1, 10)))],
+)
+def test_who_shares_what_was_just_admitted_comes_next(policy: str, expected: list[int]) -> None:
+    engine = Engine(config={"schedule_policy": policy, "token_budget": 1000})
+    for i in range(9):
+        engine.submit([i % 3, *prompt_of(50), i])
+    engine.step()
+    assert [ident for ident, _, _ in engine.plans[0]] == expected
+    engine.run().check_answers()
 
 
 @pytest.mark.parametrize(("follows", "found"), [(31, 2), (30, 1)])
@@ -190,8 +204,10 @@ def test_a_prompt_in_progress_takes_over_what_others_have_computed_meanwhile(fol
 # -- order
 
 
-def test_nobody_is_overtaken_without_end() -> None:
-    engine = Engine(config={"max_running_requests": 1, "max_overtakes": 5, "max_queued_requests": 200})
+@pytest.mark.parametrize("policy", ["lpm", "dfs-weight"])
+def test_nobody_is_overtaken_without_end(policy: str) -> None:
+    config = {"schedule_policy": policy, "max_running_requests": 1, "max_overtakes": 5, "max_queued_requests": 200}
+    engine = Engine(config=config)
     common = prompt_of(50)
     engine.submit(common, max_tokens=1)
     engine.run()
@@ -628,8 +644,9 @@ def test_planning_costs_little() -> None:
     assert sorted(spent)[150] < 0.0005  # 0.05 ms on an idle machine
 
 
-def test_a_thousand_waiting_requests_are_looked_through_quickly() -> None:
-    engine = Engine(slots=100_000, config={"max_running_requests": 32, "check": False})
+@pytest.mark.parametrize("policy", ["lpm", "dfs-weight"])
+def test_a_thousand_waiting_requests_are_looked_through_quickly(policy: str) -> None:
+    engine = Engine(slots=100_000, config={"schedule_policy": policy, "max_running_requests": 32, "check": False})
     prefixes = [prompt_of(300, seed) for seed in range(8)]
     for i in range(1000):
         engine.submit(prefixes[i % 8] + prompt_of(40, i), max_tokens=8)

@@ -62,6 +62,7 @@ BAD = [
     (["--ssl-keyfile", KEY], 2, "give --ssl-certfile, too"),
     (["--speculative-config", "{}"], 2, "speculative decoding is not supported"),
     (["--load-format=gguf"], 2, "invalid choice"),
+    (["--schedule-policy", "random"], 2, "dfs-weight"),
     (["--kv-cache-dtype", "fp8_e5m2"], 2, "fp8_e4m3"),
     (["elsewhere"], 2, "two models are named: elsewhere and --model-path somewhere"),
     (["--config", "/nowhere.yaml"], 2, "--config /nowhere.yaml cannot be read"),
@@ -169,6 +170,10 @@ def test_values_and_spellings_of_vllm_are_ours(capsys: pytest.CaptureFixture[str
         model_path="tiny", dtype="float32", served_model_name="my_model"
     )
     assert parse("tiny --grammar-backend xgrammar".split())[1].grammar_backend == "auto"
+    policies = {"schedule-policy dfs-weight": "dfs-weight", "schedule-policy priority": "fcfs"}
+    policies |= {"scheduling-policy fcfs": "fcfs", "scheduling-policy priority": "fcfs"}
+    for said, policy in policies.items():
+        assert parse(["tiny", *f"--{said}".split()])[1].scheduler.schedule_policy == policy
     overrides = """{"rope_theta": 2}"""
     assert parse(["tiny", "--json-model-override-args", overrides])[1].hf_overrides == overrides
     hub = "org/m --revision v1 --tokenizer t --tokenizer_revision v2 --download-dir d"

@@ -38,7 +38,7 @@ def random_config(rng: random.Random) -> SchedulerConfig:
         max_running_requests=rng.choice([1, 2, 4, 8]),
         max_queued_requests=rng.choice([3, 12, 30]),
         page_size=rng.choice([1, 1, 1, 2, 4, 16]),
-        schedule_policy=rng.choice(["lpm", "lpm", "lpm", "fcfs"]),
+        schedule_policy=rng.choice(["lpm", "lpm", "dfs-weight", "fcfs"]),
         max_overtakes=rng.choice([1, 3, 64]),
         radix_cache=rng.random() < 0.9,
         pin_share=rng.choice([0.0, 0.3, 0.7]),

@@ -204,6 +204,7 @@ _SAME_VALUES = {
     "dtype": {"half": "float16", "float": "float32"},
     "kv_cache_dtype": {"fp8": "fp8_e4m3"},
     "grammar_backend": {"xgrammar": "auto", "native": "auto"},
+    "schedule_policy": {"priority": "fcfs"},  # priority comes before every policy
 }
 _UNITS = {"k": 10**3, "K": 1 << 10, "m": 10**6, "M": 1 << 20}  # as vLLM reads --max-model-len 32k
 

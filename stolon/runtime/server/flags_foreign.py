@@ -64,7 +64,6 @@ FOREIGN: tuple[Foreign, ...] = (
     _idle("--enable-mixed-chunk --enable-chunked-prefill", "prefill and decode always share steps"),
     _idle("--enable-prefix-caching", "prefixes are cached unless --disable-radix-cache is given"),
     _idle("--enable-priority-scheduling", "priority is always honoured"),
-    _idle_value("--scheduling-policy", "priority is always honoured; the order of equals is --schedule-policy"),
     _idle_value("--schedule-conservativeness --watermark", "admission counts what is free and needs no factor"),
     _idle_value("--max-prefill-tokens", "a step has one budget, --token-budget"),
     _idle("--async-scheduling", "steps overlap on a GPU unless --no-overlap is given"),
