@@ -155,6 +155,13 @@ class EngineConfig:
     grammar_backend: GrammarBackend = field(
         default="auto", metadata=flag("engine that holds answers to their form; auto: the best for each constraint")
     )
+    constrained_json_whitespace_pattern: str | None = field(
+        default=None,
+        metadata=flag(
+            'regular expression for all white space in JSON answers, which are {"a": 1, "b": 2} where it matches " ", '
+            'else {"a":1,"b":2}; the former by default'
+        ),
+    )
     jump_forward: bool = field(
         default=True, metadata=flag("append text that a constraint forces without a forward pass of its own")
     )

@@ -25,6 +25,7 @@ from .config import EngineConfig
 from .core import EngineCore, Output, Request
 from .directories import model_directory, served_name, tokenizer_directory
 from .forms import Forms
+from .grammar.spelling import is_compact
 from .loop import EngineThread, Heartbeat
 from .metrics import SchedulerStats
 from .runner import ModelRunner, resolve
@@ -62,6 +63,7 @@ class Engine:
     def __init__(self, config: EngineConfig, *, accelerator: Accelerator | None = None) -> None:
         """accelerator: the device, instead of `config.device`"""
         config = resolve(config)
+        compact = is_compact(config.constrained_json_whitespace_pattern)
         folder = model_directory(config)
         template = None if config.chat_template is None else Path(config.chat_template)
         self.config = config
@@ -84,6 +86,7 @@ class Engine:
             runner.vocab_size,
             runner.eos_token_ids,
             backend=config.grammar_backend,
+            compact=compact,
             jump=config.jump_forward,
         )
         self._thread = EngineThread(self._core)

@@ -16,17 +16,25 @@ class Forms:
     """Those of one model. `close` it.
 
     vocab_size: width of the logits; eos_ids: tokens that end an answer
+    compact: whether JSON is written without white space
     jump: whether forced tokens cost no forward pass of their own
     """
 
     def __init__(
-        self, tokenizer: Tokenizer, vocab_size: int, eos_ids: frozenset[int], *, backend: GrammarBackend, jump: bool
+        self,
+        tokenizer: Tokenizer,
+        vocab_size: int,
+        eos_ids: frozenset[int],
+        *,
+        backend: GrammarBackend,
+        compact: bool,
+        jump: bool,
     ) -> None:
         self._tokenizer = tokenizer
         self._words = -(-vocab_size // 32)
         self._ends = frozenset(token for token in eos_ids if token < vocab_size)  # a checkpoint may name others
         self._jump = jump
-        self._compiler = GrammarCompiler(tokenizer, vocab_size, self._ends, backend=backend)
+        self._compiler = GrammarCompiler(tokenizer, vocab_size, self._ends, backend=backend, compact=compact)
         self._prefaces = Prefaces(tokenizer, vocab_size, self._ends)
 
     async def form(self, constraint: Constraint) -> Form:

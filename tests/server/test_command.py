@@ -180,6 +180,8 @@ def test_values_and_spellings_of_vllm_are_ours(capsys: pytest.CaptureFixture[str
     assert parse(hub.split())[1] == EngineConfig(
         model_path="org/m", revision="v1", tokenizer_path="t", tokenizer_revision="v2", download_dir="d"
     )
+    white = parse(["tiny", "--constrained-json-whitespace-pattern", ""])[1]
+    assert white.constrained_json_whitespace_pattern == ""
     assert capsys.readouterr().err == ""
 
 

@@ -91,17 +91,26 @@ def test_a_model_of_the_hubs_cache_is_served_under_its_name(tmp_path: Path, tiny
         process.popen.communicate()
 
 
-def test_a_revision_of_a_folder_is_one_line_and_status_2(tiny_checkpoint: Path) -> None:
-    flags = ["--port", str(free_port()), "--revision", "main"]
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (["--revision", "main"], "revision 'main' is for names of the hub"),
+        (
+            ["--constrained-json-whitespace-pattern", " "],
+            "constrained_json_whitespace_pattern must match the empty text",
+        ),
+    ],
+)
+def test_a_setting_that_cannot_be_is_one_line_and_status_2(tiny_checkpoint: Path, flags: list[str], says: str) -> None:
     found = subprocess.run(
-        [sys.executable, "-m", "stolon.launch_server", str(tiny_checkpoint), *flags],
+        [sys.executable, "-m", "stolon.launch_server", str(tiny_checkpoint), "--port", str(free_port()), *flags],
         cwd=ROOT,
         capture_output=True,
         text=True,
         timeout=60,
     )
     assert found.returncode == 2
-    assert found.stderr.startswith("stolon.launch_server: error: revision 'main' is for names of the hub")
+    assert found.stderr.startswith(f"stolon.launch_server: error: {says}")
     assert found.stderr.count("\n") == 1
 
 

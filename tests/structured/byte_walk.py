@@ -10,16 +10,16 @@ from llguidance import LLMatcher
 from numpy.typing import NDArray
 
 from stolon.runtime.grammar.dfa import Dfa
-from stolon.runtime.grammar.llg_source import BYTES, LIMITS, SPELLING
+from stolon.runtime.grammar.llg_source import BYTES, LIMITS, spelling
 from stolon.runtime.grammar.schema import rewrite_schema
 
 _END = 256
 _WALKS, _STEPS = 4, 60
 
 
-def by_llguidance(schema: str) -> LLMatcher:
+def by_llguidance(schema: str, *, compact: bool = False) -> LLMatcher:
     """A schema as it is given to llguidance, on a vocabulary of the bytes."""
-    source = LLMatcher.grammar_from_json_schema(rewrite_schema(schema).text, overrides=SPELLING)
+    source = LLMatcher.grammar_from_json_schema(rewrite_schema(schema).text, overrides=spelling(compact=compact))
     matcher = LLMatcher(BYTES.tokenizer, source, log_level=0, limits=LIMITS)
     assert not matcher.is_error(), matcher.get_error()
     return matcher

@@ -48,8 +48,8 @@ class Words:
     def encode(self, text: str) -> list[int]:
         return list(text.encode()) if self._tokenizer is None else self._tokenizer.encode_run(text, "inside")
 
-    def grammar(self, constraint: Constraint, backend: Backend = "auto") -> Grammar:
-        prepared = prepare(constraint, backend, self.texts)
+    def grammar(self, constraint: Constraint, backend: Backend = "auto", *, compact: bool = False) -> Grammar:
+        prepared = prepare(constraint, backend, self.texts, compact=compact)
         if isinstance(prepared, TokenTable):
             return OutlinesGrammar(prepared, self.rows, frozenset(self.eos_ids))
         if isinstance(prepared, Dfa):

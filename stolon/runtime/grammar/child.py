@@ -53,7 +53,7 @@ def answer(job: dict[str, Any], texts: Sequence[bytes]) -> bytes:
     """The frame that tells what came of a job, or why nothing did. texts: of the tokens, where they were sent."""
     try:
         constraint = Constraint(job["kind"], job["text"], tuple(job["choices"]))
-        return packed(*to_wire(prepare(constraint, job["backend"], texts)))
+        return packed(*to_wire(prepare(constraint, job["backend"], texts, compact=job["compact"])))
     except InvalidRequest as error:
         unsupported = isinstance(error, UnsupportedError)
         return packed({"refused": str(error), "param": error.param, "code": error.code, "unsupported": unsupported})

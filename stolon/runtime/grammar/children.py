@@ -74,8 +74,16 @@ class Child:
             ) from error
         self.is_ready = True
 
-    def ask(self, constraint: Constraint, backend: Backend, limit_s: float, texts: Sequence[bytes] = ()) -> Prepared:
-        """texts: as `prepare` takes them; always the same.
+    def ask(
+        self,
+        constraint: Constraint,
+        backend: Backend,
+        limit_s: float,
+        texts: Sequence[bytes] = (),
+        *,
+        compact: bool = False,
+    ) -> Prepared:
+        """texts, compact: as `prepare` takes them; the texts are always the same.
 
         Raises InvalidRequest as `prepare` does, and (code "grammar_too_complex") where a limit was passed.
 
@@ -83,7 +91,13 @@ class Child:
         """
         self.wait_until_ready()
         deadline = time.monotonic() + limit_s
-        job = {"kind": constraint.kind, "text": constraint.text, "choices": constraint.choices, "backend": backend}
+        job = {
+            "kind": constraint.kind,
+            "text": constraint.text,
+            "choices": constraint.choices,
+            "backend": backend,
+            "compact": compact,
+        }
         try:
             if len(texts) and not self._knows_texts:
                 write_frame(self._to, packed({"words": True}, joined(texts)), deadline)
@@ -122,11 +136,19 @@ class ChildPool:
         self._is_closed = False
         self._lock = Lock()
 
-    def ask(self, constraint: Constraint, backend: Backend, limit_s: float, texts: Sequence[bytes] = ()) -> Prepared:
+    def ask(
+        self,
+        constraint: Constraint,
+        backend: Backend,
+        limit_s: float,
+        texts: Sequence[bytes] = (),
+        *,
+        compact: bool = False,
+    ) -> Prepared:
         """As `Child.ask`. Raises EngineClosedError after `interrupt`."""
         child = self._taken()
         try:
-            return child.ask(constraint, backend, limit_s, texts)
+            return child.ask(constraint, backend, limit_s, texts, compact=compact)
         finally:
             self._given_back(child)
 

@@ -44,6 +44,7 @@ class GrammarCompiler:
     """Compiles the constraints of one model. Safe to use from several threads; `close` it.
 
     vocab_size: width of the model's logits; eos_ids: tokens that end an answer
+    compact: whether JSON is written without white space
     cache_bytes: of compiled grammars, and refusals, that are kept
     limit_s: seconds on the clock that compiling one constraint may take
     """
@@ -55,11 +56,13 @@ class GrammarCompiler:
         eos_ids: frozenset[int],
         *,
         backend: Backend = "auto",
+        compact: bool = False,
         cache_bytes: int = CACHE_BYTES,
         limit_s: float = LIMIT_S,
     ) -> None:
         self._vocabularies = Vocabularies(tokenizer, vocab_size, eos_ids)
         self._backend: Backend = backend
+        self._is_compact = compact
         self._limit_s = limit_s
         self._compiled = CompiledGrammars(cache_bytes)
         self._jobs: dict[_Key, _Job] = {}
@@ -136,10 +139,10 @@ class GrammarCompiler:
             return _closed()
         try:
             if _is_quick(constraint, self._backend):
-                prepared = prepare(constraint, self._backend)
+                prepared = prepare(constraint, self._backend, compact=self._is_compact)
             else:
                 texts = self._vocabularies.texts() if self._backend == "outlines" else ()
-                prepared = self._children.ask(constraint, self._backend, self._limit_s, texts)
+                prepared = self._children.ask(constraint, self._backend, self._limit_s, texts, compact=self._is_compact)
             return self._vocabularies.grammar(prepared)
         except Exception as error:  # whatever it is, those who wait get it
             return _closed() if self._is_closed else error

@@ -66,9 +66,10 @@ class Both:
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """Items in this order with `, ` between them; those that are not required (False) may be missing."""
+    """Items in this order with `comma` between them; those that are not required (False) may be missing."""
 
     items: tuple[tuple[Form, bool], ...]
+    comma: Said
 
 
 @dataclass(frozen=True, slots=True)

@@ -137,7 +137,7 @@ class _Net:
         first = behind = after  # where no item was said yet, and where one was
         for item, is_required in reversed(form.items):
             entry = self.into(item, behind)
-            comma = self.into(Said(b", "), entry)
+            comma = self.into(form.comma, entry)
             behind = comma if is_required else self.state(skips=[comma, behind])
             first = entry if is_required else self.state(skips=[entry, first])
         return first

@@ -30,6 +30,7 @@ from .form import (
 )
 from .form_numbers import Bound, decimal, whole
 from .form_patterns import format_form, pattern_form
+from .spelling import separators
 
 Node = dict[str, Any]
 # what lies within each other, written by functions that call each other: definitions, items of their own kinds, and the
@@ -45,16 +46,19 @@ class IrregularError(Exception):
         self.name, self.keyword = name, keyword
 
 
-def schema_form(definitions: Mapping[str, Node | bool], root: str, most: int | None = None) -> Form:
+def schema_form(
+    definitions: Mapping[str, Node | bool], root: str, most: int | None = None, *, compact: bool = False
+) -> Form:
     """Raises IrregularError at the first thing that has no form; and where `most` is given, at the first string of any
     letters, and behind so many definitions: none of these is small.
     """
-    return _Writer(definitions, most).definition(root)
+    return _Writer(definitions, most, compact).definition(root)
 
 
 class _Writer:
-    def __init__(self, definitions: Mapping[str, Node | bool], most: int | None) -> None:
+    def __init__(self, definitions: Mapping[str, Node | bool], most: int | None, compact: bool) -> None:
         self.definitions, self.most = definitions, most
+        self.comma, self.colon = map(said, separators(compact=compact))
         self.open = [""]  # definitions that lie around what is being written
         self.known: dict[str, Form] = {}
 
@@ -134,12 +138,12 @@ class _Writer:
             return self.refuse("prefixItems", f"more than {_DEEPEST} have no automaton")
         least, most = int(node.get("minItems", 0)), cast("int | None", node.get("maxItems"))
         if not prefix:
-            return row(Said(b"["), _many(self.items(node, most), least, most), Said(b"]"))
+            return row(Said(b"["), self.many(self.items(node, most), least, most), Said(b"]"))
         more = None if most is None else max(most - len(prefix), 0)
-        behind = _behind(self.items(node, more), max(least - len(prefix), 0), more)
+        behind = self.behind(self.items(node, more), max(least - len(prefix), 0), more)
         for index in reversed(range(len(prefix) if most is None else min(len(prefix), most))):
             item = row(self.form(prefix[index]), behind)
-            behind = row(Said(b", "), item) if index else item
+            behind = row(self.comma, item) if index else item
             if index >= least:
                 behind = EMPTY if behind == NOTHING else Times(behind, 0, 1)
         return row(Said(b"["), behind, Said(b"]"))
@@ -155,13 +159,13 @@ class _Writer:
         for name, schema in node.get("properties", {}).items():
             value = self.form(schema)
             if value != NOTHING:
-                listed.append((row(word(name), Said(b": "), value), name in required))
+                listed.append((row(word(name), self.colon, value), name in required))
             elif name in required:
                 return NOTHING
         others = self.others(node, len(required), any(not is_required for _, is_required in listed))
         if others is not None:
             listed.append(others)
-        return NOTHING if others == (NOTHING, True) else row(Said(b"{"), Listed(tuple(listed)), Said(b"}"))
+        return NOTHING if others == (NOTHING, True) else row(Said(b"{"), Listed(tuple(listed), self.comma), Said(b"}"))
 
     def others(self, node: Node, required: int, some_optional: bool) -> tuple[Form, bool] | None:
         """Properties that are not listed, and whether there must be some; None where there are none."""
@@ -180,7 +184,20 @@ class _Writer:
                 "additionalProperties", f"beside a name of more than {_DEEPEST} letters it has no automaton"
             )
         name = string_but(names)
-        return _many(row(name, Said(b": "), value), max(least, 1), most), least > 0
+        return self.many(row(name, self.colon, value), max(least, 1), most), least > 0
+
+    def many(self, item: Form, least: int, most: int | None) -> Form:
+        """Items with commas between them."""
+        if most == 0 or item == NOTHING:
+            return NOTHING if least else EMPTY
+        some = row(item, self.behind(item, max(least - 1, 0), None if most is None else most - 1))
+        return some if least else Times(some, 0, 1)
+
+    def behind(self, item: Form, least: int, most: int | None) -> Form:
+        """Items with a comma before each."""
+        if most == 0 or item == NOTHING:
+            return NOTHING if least else EMPTY
+        return Times(row(self.comma, item), least, most)
 
 
 def _bound(node: Node, keyword: str, exclusive: str) -> Bound | None:
@@ -189,18 +206,3 @@ def _bound(node: Node, keyword: str, exclusive: str) -> Bound | None:
             value = node[name]
             return Fraction(value) if isinstance(value, int) else Fraction(repr(value)), name == exclusive
     return None
-
-
-def _many(item: Form, least: int, most: int | None) -> Form:
-    """Items with `, ` between them."""
-    if most == 0 or item == NOTHING:
-        return NOTHING if least else EMPTY
-    some = row(item, _behind(item, max(least - 1, 0), None if most is None else most - 1))
-    return some if least else Times(some, 0, 1)
-
-
-def _behind(item: Form, least: int, most: int | None) -> Form:
-    """Items with `, ` before each."""
-    if most == 0 or item == NOTHING:
-        return NOTHING if least else EMPTY
-    return Times(row(Said(b", "), item), least, most)

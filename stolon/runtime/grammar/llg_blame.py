@@ -10,7 +10,7 @@ from llguidance import LLMatcher
 
 from ...lang.errors import InvalidRequest
 from .linter import refuse, too_large
-from .llg_source import BYTES, LIMITS, SPELLING, speaks_of_limit
+from .llg_source import BYTES, LIMITS, speaks_of_limit, spelling
 from .rewrite_scalars import spelled
 from .rewrite_shapes import Unsupported
 from .schema import emitted
@@ -107,7 +107,7 @@ class _Parts:
 
 
 def _objection(schema: Node) -> str | None:
-    source = LLMatcher.grammar_from_json_schema(json.dumps(schema), overrides=SPELLING)
+    source = LLMatcher.grammar_from_json_schema(json.dumps(schema), overrides=spelling(compact=False))
     matcher = LLMatcher(BYTES.tokenizer, source, log_level=0, limits=LIMITS)
     return matcher.get_error() or "no reason given" if matcher.is_error() else None
 

@@ -18,7 +18,7 @@ from .llg import LlgGrammar
 from .llg_blame import placed
 from .llg_closing import allowed_tokens, shortest_known
 from .llg_examples import Examples, choices_of, endings
-from .llg_source import BYTES, LIMITS, SPELLING, Reach, Source, first_line, refusal, speaks_of_limit
+from .llg_source import BYTES, LIMITS, Reach, Source, first_line, refusal, speaks_of_limit, spelling
 from .llg_tags import check_schemas, tags_source
 from .llg_vocabulary import LlgVocabulary
 from .schema import rewrite_schema
@@ -35,21 +35,21 @@ _LONGEST_OPENED = 512  # bytes
 _LONGEST_COMPLETION = 4_096  # bytes of one that is looked for
 
 
-def schema_source(text: str) -> Source:
+def schema_source(text: str, *, compact: bool = False) -> Source:
     """Raises InvalidRequest; `code` and `param` (a JSON pointer) as `rewrite_schema` has them."""
     examples = Examples()
     try:
-        plain = rewrite_schema(text, examples.of)
+        plain = rewrite_schema(text, examples.of, compact=compact)
         examples.learn_names(plain.text)
-        source = LLMatcher.grammar_from_json_schema(plain.text, overrides=SPELLING)
+        source = LLMatcher.grammar_from_json_schema(plain.text, overrides=spelling(compact=compact))
         return completed(Source(source, Reach(plain.completion, plain.jump, examples.texts, plain.is_plain)))
     except InvalidRequest as error:
         raise placed(error, text, examples.of) from error
 
 
-def json_object_source() -> Source:
+def json_object_source(*, compact: bool = False) -> Source:
     """Any JSON object."""
-    text = LLMatcher.grammar_from_json_schema(json.dumps({"type": "object"}), overrides=SPELLING)
+    text = LLMatcher.grammar_from_json_schema(json.dumps({"type": "object"}), overrides=spelling(compact=compact))
     return Source(text, Reach("{}", 8, plain=True))
 
 
@@ -78,9 +78,9 @@ def lark_source(text: str) -> Source:
     )
 
 
-def pieces_source(text: str) -> Source:
+def pieces_source(text: str, *, compact: bool = False) -> Source:
     """Tagged pieces of JSON. Raises InvalidRequest as `tags_source` does."""
-    source = tags_source(text, Examples())
+    source = tags_source(text, Examples(), compact=compact)
     try:
         return completed(source)
     except InvalidRequest:

@@ -10,21 +10,28 @@ from llguidance import LLMatcher, LLParserLimits
 
 from ...lang.errors import InvalidRequest
 from .llg_vocabulary import LlgVocabulary
+from .spelling import separators
 
-# white space is fixed, as Python's json writes it: all text between two values is forced then, which saves forward
-# passes. And no \uXXXX, by which a name that the schema lists could be spelled in another way and pass for one that it
-# does not list
-SPELLING: Any = {
-    "whitespace_flexible": False,
-    "item_separator": ", ",
-    "key_separator": ": ",
-    "json_allowed_escapes": 'nrbtf\\"',
-}
 # some tens of milliseconds of llguidance's work in one step: its default stops at patterns of names that are in use;
 # four items of a row for each of the properties that an object may have
 LIMITS = LLParserLimits(step_lexer_fuel=1_000_000, max_items_in_row=5_000, verbose_errors=False)
 BYTES = LlgVocabulary([bytes([i]) for i in range(256)] + [b""], eos_ids=[256])
 """The bytes as a vocabulary, with one end token."""
+
+
+def spelling(*, compact: bool) -> Any:
+    """How llguidance is to write JSON.
+
+    White space is fixed: all text between two values is forced then, which saves forward passes. And no \\uXXXX, by
+    which a name that the schema lists could be spelled in another way and pass for one that it does not list.
+    """
+    item, name = separators(compact=compact)
+    return {
+        "whitespace_flexible": False,
+        "item_separator": item,
+        "key_separator": name,
+        "json_allowed_escapes": 'nrbtf\\"',
+    }
 
 
 @dataclass(frozen=True, slots=True)

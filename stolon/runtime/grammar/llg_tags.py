@@ -17,7 +17,7 @@ from llguidance import LLMatcher
 from ...lang.errors import InvalidRequest
 from .llg_blame import placed
 from .llg_examples import Examples
-from .llg_source import SPELLING, Reach, Source
+from .llg_source import Reach, Source, spelling
 from .schema import PlainSchema, rewrite_schema
 
 MAX_TAGS = 128
@@ -51,16 +51,16 @@ class _Tags:
     separator: str
 
 
-def tags_source(text: str, examples: Examples) -> Source:
+def tags_source(text: str, examples: Examples, *, compact: bool = False) -> Source:
     """Without a completion where a schema has none that is known.
 
     Raises InvalidRequest, code "invalid_grammar" for a text that is not as described, else as `rewrite_schema` does;
     `param` is the path of the schema and the pointer in it.
     """
-    found = _read(text, examples.of)
+    found = _read(text, examples.of, compact)
     for tag in found.tags:
         examples.learn_names(tag.plain.text)
-    lines = [f"j{i}: %json {_spelled(tag.plain.text)}" for i, tag in enumerate(found.tags)]
+    lines = [f"j{i}: %json {_spelled(tag.plain.text, compact)}" for i, tag in enumerate(found.tags)]
     lines += _free(found) if found.free else _bound(found)
     pieces = [piece for tag in found.tags if (piece := tag.completion()) is not None]
     completion = _completion(found)
@@ -152,12 +152,12 @@ def _quoted(text: str) -> str:
     return json.dumps(text, ensure_ascii=False) if text else ""
 
 
-def _spelled(schema: str) -> str:
+def _spelled(schema: str, compact: bool) -> str:
     found: dict[str, Any] = json.loads(schema)
-    return json.dumps({**found, "x-guidance": SPELLING}, ensure_ascii=False)
+    return json.dumps({**found, "x-guidance": spelling(compact=compact)}, ensure_ascii=False)
 
 
-def _read(text: str, example: Callable[[str], str | None]) -> _Tags:
+def _read(text: str, example: Callable[[str], str | None], compact: bool) -> _Tags:
     try:
         found: Any = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -173,13 +173,13 @@ def _read(text: str, example: Callable[[str], str | None]) -> _Tags:
         raise _wrong(f"`separator` must be a text of at most {MAX_MARK} characters, and `free` true or false")
     if not _is_count(least) or not (most is None or (_is_count(most) and most >= least)):
         raise _wrong(f"`least` and `most` must be whole numbers up to {MAX_PIECES}, and `most` no less")
-    read = [_tag(tag, index, example) for index, tag in enumerate(cast("list[Any]", tags))]
+    read = [_tag(tag, index, example, compact) for index, tag in enumerate(cast("list[Any]", tags))]
     if all(tag.alone for tag in read) or (free and any(tag.alone for tag in read)):
         raise _wrong("a tag that is `alone` stands beside others that are not, and nothing is `free` then")
     return _Tags(read, free, least, most, separator)
 
 
-def _tag(found: Any, index: int, example: Callable[[str], str | None]) -> _Tag:
+def _tag(found: Any, index: int, example: Callable[[str], str | None], compact: bool) -> _Tag:
     given = cast("dict[str, Any]", found) if isinstance(found, dict) else {}
     begin, end, schema, alone = given.get("begin"), given.get("end"), given.get("schema"), given.get("alone", False)
     if not _is_mark(begin) or not _is_mark(end) or not (begin or alone is True):
@@ -190,7 +190,7 @@ def _tag(found: Any, index: int, example: Callable[[str], str | None]) -> _Tag:
         raise _wrong(f"`alone` of tag {index} must be true or false")
     text = json.dumps(schema)
     try:
-        return _Tag(begin, end, rewrite_schema(text, example), alone)
+        return _Tag(begin, end, rewrite_schema(text, example, compact=compact), alone)
     except InvalidRequest as error:
         raise _of_tag(index, placed(error, text, example)) from error
 

@@ -35,12 +35,15 @@ SMALL_STATES = 128
 SMALL_WIDTH = 32  # bytes that are legal in one state
 
 
-def prepare(constraint: Constraint, backend: Backend, texts: Sequence[bytes] = ()) -> Prepared:
-    """texts: of the tokens by id, empty for what is no text; only outlines-core's own index asks for them.
+def prepare(
+    constraint: Constraint, backend: Backend, texts: Sequence[bytes] = (), *, compact: bool = False
+) -> Prepared:
+    """texts: of the tokens by id, empty for what is no text; only outlines-core's own index asks for them
+    compact: whether JSON is written without white space
 
     Raises InvalidRequest for what is wrong or too large, and UnsupportedError for what `backend` does not take."""
     if backend == "llguidance":
-        return _source(constraint)
+        return _source(constraint, compact)
     if backend == "outlines":
         return token_table(constraint, texts)
     match constraint.kind:
@@ -49,21 +52,21 @@ def prepare(constraint: Constraint, backend: Backend, texts: Sequence[bytes] = (
         case "choices":
             return choices_dfa(constraint.choices)
         case "json_schema" if backend == "automaton":
-            return _schema_dfa(constraint.text)
+            return _schema_dfa(constraint.text, compact)
         case "json_schema":
-            return _small(constraint.text) or _source(constraint)
+            return _small(constraint.text, compact) or _source(constraint, compact)
         case _ if backend == "auto":
-            return _source(constraint)
+            return _source(constraint, compact)
         case _:
             raise _not_taken(f"constraints of the kind {constraint.kind}", constraint.kind)
 
 
-def _small(schema: str) -> Dfa | None:
+def _small(schema: str, compact: bool) -> Dfa | None:
     """The automaton of a schema that is small. Raises InvalidRequest for one that is wrong, if it is known where;
     else llguidance's side finds the place, of a schema without a value too.
     """
     try:
-        dfa = form_dfa(regular_form(schema, SMALL_STATES), SMALL_STATES, SMALL_WIDTH)
+        dfa = form_dfa(regular_form(schema, SMALL_STATES, compact=compact), SMALL_STATES, SMALL_WIDTH)
     except (IrregularSchema, TooLargeError):
         return None
     except InvalidRequest as error:
@@ -73,9 +76,9 @@ def _small(schema: str) -> Dfa | None:
     return dfa if dfa.start else None
 
 
-def _schema_dfa(schema: str) -> Dfa:
+def _schema_dfa(schema: str, compact: bool) -> Dfa:
     try:
-        dfa = form_dfa(regular_form(schema))
+        dfa = form_dfa(regular_form(schema, compact=compact))
     except InvalidRequest:
         schema_source(schema)  # which finds the place that is to blame
         raise
@@ -97,20 +100,20 @@ def _not_taken(what: str, param: str) -> UnsupportedError:
     )
 
 
-def _source(constraint: Constraint) -> Source:
+def _source(constraint: Constraint, compact: bool) -> Source:
     match constraint.kind:
         case "regex":
             return regex_source(constraint.text)
         case "choices":
             return choices_source(constraint.choices)
         case "json_schema":
-            return schema_source(constraint.text)
+            return schema_source(constraint.text, compact=compact)
         case "json_object":
-            return json_object_source()
+            return json_object_source(compact=compact)
         case "grammar":
             return lark_source(constraint.text)
         case "tags":
-            return pieces_source(constraint.text)
+            return pieces_source(constraint.text, compact=compact)
 
 
 def to_wire(prepared: Prepared) -> tuple[dict[str, Any], list[NDArray[Any]]]:

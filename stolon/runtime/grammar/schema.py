@@ -16,6 +16,7 @@ from .rewrite_emit import Emitter
 from .schema_cost import MAX_SHORTEST, Node, check_inhabited, jump, prune, shortest_values
 from .schema_document import Document
 from .schema_places import keyword_place
+from .spelling import separators
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +31,9 @@ class PlainSchema:
     is_plain: bool = False
 
 
-def rewrite_schema(text: str, example: Callable[[str], str | None] | None = None) -> PlainSchema:
+def rewrite_schema(
+    text: str, example: Callable[[str], str | None] | None = None, *, compact: bool = False
+) -> PlainSchema:
     """`example` finds a text that has a pattern; without it the short value stays unknown where patterns are asked for.
 
     Raises InvalidRequest with the JSON pointer as `param` and one of the codes "invalid_schema",
@@ -47,7 +50,10 @@ def rewrite_schema(text: str, example: Callable[[str], str | None] | None = None
     if shortest.length > MAX_SHORTEST:
         raise too_large("", "bytes of the shortest value", shortest.length, MAX_SHORTEST)
     kept = {name: prune(node, found) for name, node in emitter.definitions.items() if name in found.values}
-    return PlainSchema(_assembled(root, kept), shortest.text, jump(kept, found), emitter.is_plain)
+    completion = shortest.text
+    if compact and completion is not None:
+        completion = json.dumps(json.loads(completion), ensure_ascii=False, separators=separators(compact=True))
+    return PlainSchema(_assembled(root, kept), completion, jump(kept, found), emitter.is_plain)
 
 
 class IrregularSchema(Exception):
@@ -58,7 +64,7 @@ class IrregularSchema(Exception):
         self.pointer = pointer
 
 
-def regular_form(text: str, most: int | None = None) -> Form:
+def regular_form(text: str, most: int | None = None, *, compact: bool = False) -> Form:
     """The form of a schema's texts: those that llguidance takes of the schema that `rewrite_schema` gives.
 
     most: where only a small form is wanted, how many schemas it may be made of; other signs that it gets large are seen
@@ -68,7 +74,7 @@ def regular_form(text: str, most: int | None = None) -> Form:
     """
     emitter, root = emitted(text)
     try:
-        return schema_form(emitter.definitions, root, most)
+        return schema_form(emitter.definitions, root, most, compact=compact)
     except IrregularError as error:
         at, _ = keyword_place(emitter.rewriter.document, emitter.terms[error.name], error.keyword)
         raise IrregularSchema(at, str(error)) from error

@@ -30,7 +30,11 @@ _GROUPS: tuple[tuple[str, type, str], ...] = (
         "context_length kv_tokens kv_cache_dtype memory_fraction threads quantization deterministic",
     ),
     ("graphs, on a GPU", EngineConfig, "cuda_graph cuda_graph_max_bs cuda_graph_seconds"),
-    ("answers", EngineConfig, "random_seed grammar_backend jump_forward chat_template"),
+    (
+        "answers",
+        EngineConfig,
+        "random_seed grammar_backend constrained_json_whitespace_pattern jump_forward chat_template",
+    ),
     ("embeddings", EngineConfig, "is_embedding pooling"),
     ("scheduling", SchedulerConfig, ""),
     (
