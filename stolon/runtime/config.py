@@ -153,7 +153,12 @@ class EngineConfig:
         default="auto", metadata=flag("how embeddings are made of hidden states; by default as the checkpoint says")
     )
     grammar_backend: GrammarBackend = field(
-        default="auto", metadata=flag("engine that holds answers to their form; auto: the best for each constraint")
+        default="auto",
+        metadata=flag(
+            "engine that holds answers to their form; auto: the best for each constraint",
+            "--guided-decoding-backend",
+            "--structured-outputs-config.backend",
+        ),
     )
     constrained_json_whitespace_pattern: str | None = field(
         default=None,

@@ -60,6 +60,13 @@ BAD = [
     (["--ssl-certfile", "/nowhere.pem"], 2, "cannot be read: No such file or directory"),
     (["--ssl-certfile", CERTIFICATE], 2, "cannot be read: "),  # the key is in another file
     (["--ssl-keyfile", KEY], 2, "give --ssl-certfile, too"),
+    (["--structured-outputs-config", "[]"], 2, "must be a JSON object, got '[]'"),
+    (["--structured-outputs-config={"], 2, "must be a JSON object, got '{'"),
+    (["--structured-outputs-config"], 2, "must be a JSON object, got ''"),
+    (["--structured-outputs-config", '{"backend": ["auto"]}'], 2, "backend must be one text, number or true or false"),
+    (["--structured-outputs-config", '{"backend": "lm-format-enforcer"}'], 2, "invalid choice"),
+    (["--structured-outputs-config", '{"bakcend": "auto"}'], 2, "did you mean --structured-outputs-config.backend?"),
+    (["--structured-outputs-config", '{"disable_additional_properties": true}'], 2, "only false can be"),
     (["--speculative-config", "{}"], 2, "speculative decoding is not supported"),
     (["--load-format=gguf"], 2, "invalid choice"),
     (["--schedule-policy", "random"], 2, "dfs-weight"),
@@ -183,6 +190,27 @@ def test_values_and_spellings_of_vllm_are_ours(capsys: pytest.CaptureFixture[str
     white = parse(["tiny", "--constrained-json-whitespace-pattern", ""])[1]
     assert white.constrained_json_whitespace_pattern == ""
     assert capsys.readouterr().err == ""
+
+
+def test_settings_in_an_object_are_those_of_their_own_flags(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text("""structured-outputs-config: '{"backend": "guidance", "reasoning_parser": "qwen3"}'\n""")
+    found = '{"backend": "guidance", "reasoning_parser": "qwen3", "disable_fallback": false, "x": null}'
+    for flags in (
+        ["--structured-outputs-config", found],
+        [f"--structured_outputs_config={found}"],
+        ["--structured-outputs-config.backend", "guidance", "--structured_outputs_config.reasoning_parser=qwen3"],
+        ["--guided-decoding-backend", "guidance", "--reasoning-parser", "qwen3"],
+        ["--config", str(file)],
+    ):
+        server, engine = parse([*MODEL, *flags])
+        assert (engine.grammar_backend, server.reasoning_parser) == ("llguidance", "qwen3")
+    assert capsys.readouterr().err.count("\n") == 2
+    parse([*MODEL, "--structured-outputs-config", '{"disable_any_whitespace": true, "backend": "xgrammar"}'])
+    assert (
+        "note: without effect here: --structured-outputs-config.disable-any-whitespace: in JSON stand"
+        in capsys.readouterr().err
+    )
 
 
 def test_every_flag_of_others_is_taken_or_refused_by_name(capsys: pytest.CaptureFixture[str]) -> None:

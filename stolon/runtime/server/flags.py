@@ -16,6 +16,7 @@ from ..limits import Range
 from .errors import HttpError
 from .flags_file import ConfigFileError, arguments_of
 from .flags_foreign import FOREIGN, Foreign
+from .flags_objects import OBJECTS, ObjectFlagError, expanded
 from .settings import ServerConfig
 from .template_variables import default_variables
 
@@ -70,6 +71,8 @@ def parse(
             if _group_of(config, field.name) == title:
                 _add(group.add_argument, field, kind)
     _add_foreign(parser)
+    for name in OBJECTS:  # for a file, which may name what is known alone; they are gone before anything is read
+        parser.add_argument(name, help=argparse.SUPPRESS)
     found = _read(parser, sys.argv[1:] if arguments is None else arguments, no_model)
     try:
         default_variables(found["default_chat_template_kwargs"])
@@ -83,7 +86,7 @@ def parse(
 
 
 def _read(parser: _Parser, arguments: Sequence[str], no_model: str) -> dict[str, Any]:
-    arguments = [_with_dashes(each) for each in arguments]
+    arguments = _plain(parser, arguments)
     found = vars(parser.parse_args(arguments))
     if found["config"] is not None:
         try:
@@ -91,6 +94,7 @@ def _read(parser: _Parser, arguments: Sequence[str], no_model: str) -> dict[str,
         except ConfigFileError as error:
             parser.error(str(error))
         parser.origin = f"in {found['config']}: "
+        from_file = _plain(parser, from_file)
         parser.parse_args(from_file)  # so that what is wrong there is said of the file
         parser.origin = ""
         found = vars(parser.parse_args([*from_file, *arguments]))
@@ -103,6 +107,14 @@ def _read(parser: _Parser, arguments: Sequence[str], no_model: str) -> dict[str,
     if found["model_path"] is None:
         parser.error(f"no model is named: give its folder as MODEL or --model-path, or `tiny`{no_model}")
     return found
+
+
+def _plain(parser: _Parser, arguments: Sequence[str]) -> list[str]:
+    """As argparse is to read them: with dashes, and without objects."""
+    try:
+        return list(expanded([_with_dashes(each) for each in arguments]))
+    except ObjectFlagError as error:
+        parser.error(str(error))
 
 
 def _with_dashes(argument: str) -> str:
@@ -207,7 +219,7 @@ class _ForeignAction(argparse.Action):
 _SAME_VALUES = {
     "dtype": {"half": "float16", "float": "float32"},
     "kv_cache_dtype": {"fp8": "fp8_e4m3"},
-    "grammar_backend": {"xgrammar": "auto", "native": "auto"},
+    "grammar_backend": {"xgrammar": "auto", "native": "auto", "guidance": "llguidance"},
     "schedule_policy": {"priority": "fcfs"},  # priority comes before every policy
 }
 _UNITS = {"k": 10**3, "K": 1 << 10, "m": 10**6, "M": 1 << 20}  # as vLLM reads --max-model-len 32k

@@ -42,6 +42,7 @@ def _refused_value(names: str, says: str) -> Foreign:
 
 
 _ONE_DEVICE = "one server serves one device; start one on each, and a router in front"
+_WHITE_SPACE = "in JSON stand `, ` and `: `, or what --constrained-json-whitespace-pattern leaves of them, and no more"
 _NO_LORA = "adapters are not supported; merge them into the weights"
 _NO_GUESSING = "speculative decoding is not supported"
 
@@ -70,10 +71,15 @@ FOREIGN: tuple[Foreign, ...] = (
     _idle_value("--cuda-graph-bs", "the numbers of rows to record are chosen here, up to --cuda-graph-max-bs"),
     _idle("--enable-torch-compile", "nothing is compiled at run time"),
     _idle_value("--compilation-config -O", "nothing is compiled at run time"),
-    _idle(
-        "--constrained-json-disable-any-whitespace",
-        "between the tokens of JSON stands what Python's json module writes, `, ` and `: `, and nothing else",
+    _idle("--constrained-json-disable-any-whitespace", _WHITE_SPACE),
+    _idle_value("--structured-outputs-config.disable-any-whitespace", _WHITE_SPACE),
+    _idle_value("--structured-outputs-config.disable-fallback", "an engine that was named is the only one"),
+    _only(
+        "--structured-outputs-config.disable-additional-properties",
+        "false",
+        "a schema means what JSON Schema says; write additionalProperties into it",
     ),
+    _only("--structured-outputs-config.enable-in-reasoning", "false", "a form holds after the thought, never in it"),
     _idle("--enable-auto-tool-choice", "tools are understood where the chat template speaks of them"),
     _idle("--enable-reasoning", "thoughts are split off where the model has them; see --reasoning-parser"),
     _idle("--enable-metrics", "metrics are served unless --disable-metrics is given"),
@@ -89,7 +95,6 @@ FOREIGN: tuple[Foreign, ...] = (
     _idle_value("--swap-space", "a preempted request keeps its prefix in the cache"),
     _idle("--disable-frontend-multiprocessing", "there is one process"),
     _refused_value("--num-gpu-blocks-override --kv-cache-memory-bytes", "give the size in tokens: --kv-tokens"),
-    _refused_value("--structured-outputs-config --guided-decoding-backend", "give --grammar-backend"),
     _refused_value("--completion-template", "a completion takes its prompt as it is"),
     _refused("--trust-request-chat-template", "templates come from the checkpoint or --chat-template, never a request"),
     _refused_value("--ssl-ca-certs", "clients are known by their key; put a proxy in front that asks for certificates"),

@@ -36,7 +36,11 @@ class ServerConfig:
         default="auto", metadata=flag("how the model writes tool calls; auto: as its chat template says")
     )
     reasoning_parser: ReasoningParser = field(
-        default="auto", metadata=flag("whether answers may begin with a thought; auto: as the chat template says")
+        default="auto",
+        metadata=flag(
+            "whether answers may begin with a thought; auto: as the chat template says",
+            "--structured-outputs-config.reasoning-parser",
+        ),
     )
     allow_chat_template_kwargs: bool = field(
         default=False, metadata=flag("let requests set variables of the chat template (chat_template_kwargs)")
