@@ -78,6 +78,7 @@ class Engine:
     """One token for every request in each step; steps follow each other without pause."""
 
     model_name = "none"
+    other_names = ()
     memory_report = ""
     context_length = 1 << 20
     vocab_size = 1000

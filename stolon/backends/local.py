@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from difflib import get_close_matches
 from types import TracebackType
-from typing import get_type_hints
+from typing import get_origin, get_type_hints
 
 from ..lang.backend import Backend, Capabilities, GenerateRequest
 from ..lang.constraint import KINDS, Constraint
@@ -190,6 +190,8 @@ def engine_config(model_path: str, settings: dict[str, object]) -> EngineConfig:
     for config, chosen in ((EngineConfig, of_engine), (SchedulerConfig, of_scheduler)):
         kinds = get_type_hints(config)
         for name, value in chosen.items():
+            if get_origin(kinds[name]) is tuple and isinstance(value, str):
+                chosen[name] = value = (value,)
             check_setting(name, kinds[name], value)
     return EngineConfig(
         model_path=model_path,

@@ -81,7 +81,9 @@ class EngineConfig:
         metadata=flag("cache of the hub in which to look; that of `hf download` by default. Nothing is downloaded"),
     )
     chat_template: str | None = field(default=None, metadata=flag("file of a Jinja chat template"))
-    served_model_name: str | None = field(default=None, metadata=flag("name under which clients ask for the model"))
+    served_model_name: tuple[str, ...] = field(
+        default=(), metadata=flag("names under which clients ask for the model; answers carry the first")
+    )
     load_format: LoadFormat = field(
         default="auto", metadata=flag("where weights come from: safetensors, or dummy: random ones, for measuring")
     )

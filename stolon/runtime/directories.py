@@ -41,11 +41,11 @@ def tokenizer_directory(config: EngineConfig) -> Path:
     return folder
 
 
-def served_name(config: EngineConfig) -> str:
-    """The name that clients use: the one that was chosen, a model's name at the hub, or that of its folder."""
+def served_names(config: EngineConfig) -> tuple[str, ...]:
+    """The names that clients use: those that were chosen, the model's at the hub, or that of its folder."""
     if config.served_model_name:
         return config.served_model_name
-    return config.model_path if _folder(config.model_path) is None else Path(config.model_path).name
+    return (config.model_path if _folder(config.model_path) is None else Path(config.model_path).name,)
 
 
 def fetching(directory: Path) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 
 from ..lang.errors import BackendTimeout, ContextLengthError, EngineClosedError, InvalidRequest
 from .config import EngineConfig
-from .directories import model_directory, served_name, tokenizer_directory
+from .directories import model_directory, served_names, tokenizer_directory
 from .embed_loop import EmbeddingThread, Vectors
 from .loop import Heartbeat
 from .packed import Tokens, load_packed
@@ -29,7 +29,7 @@ class EmbeddingEngine:
     def __init__(self, config: EngineConfig) -> None:
         folder = model_directory(config)
         self.config = config
-        self._name = served_name(config)
+        self.model_name, *self.other_names = served_names(config)
         self.tokenizer = Tokenizer.load(tokenizer_directory(config))
         model = load_packed(folder, config)
         self.memory_report = model.report
@@ -42,11 +42,6 @@ class EmbeddingEngine:
         )
         self._at_exit = weakref.finalize(self, self._thread.stop)
         self._process = os.getpid()
-
-    @property
-    def model_name(self) -> str:
-        """The name that clients use."""
-        return self._name
 
     @property
     def heartbeat(self) -> Heartbeat:

@@ -23,7 +23,7 @@ from .accelerator import Accelerator
 from .chat import ChatTemplate
 from .config import EngineConfig
 from .core import EngineCore, Output, Request
-from .directories import model_directory, served_name, tokenizer_directory
+from .directories import model_directory, served_names, tokenizer_directory
 from .forms import Forms
 from .grammar.spelling import is_compact
 from .loop import EngineThread, Heartbeat
@@ -67,7 +67,7 @@ class Engine:
         folder = model_directory(config)
         template = None if config.chat_template is None else Path(config.chat_template)
         self.config = config
-        self._name = served_name(config)
+        self.model_name, *self.other_names = served_names(config)
         self.tokenizer = Tokenizer.load(tokenizer_directory(config))
         self.chat = ChatTemplate.load(self.tokenizer, folder, template)
         runner = ModelRunner(config, end_token_ids=self.tokenizer.eos_ids, accelerator=accelerator)
@@ -96,11 +96,6 @@ class Engine:
         seed = config.random_seed
         self._seeds = random.SystemRandom() if seed is None else random.Random(seed)
         self._process = os.getpid()
-
-    @property
-    def model_name(self) -> str:
-        """The name that clients use."""
-        return self._name
 
     @property
     def heartbeat(self) -> Heartbeat:

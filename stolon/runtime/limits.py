@@ -194,6 +194,9 @@ def check_setting(name: str, kind: object, value: object) -> None:
         fits, wanted = value in typing.get_args(kind), f"one of {', '.join(typing.get_args(kind))}"
     elif kind is bool:
         fits, wanted = isinstance(value, bool), "True or False"
+    elif typing.get_origin(kind) is tuple:
+        fits = isinstance(value, tuple) and all(isinstance(each, str) for each in typing.cast("tuple[object]", value))
+        wanted = "a text, or several in a tuple"
     elif kind is str:
         fits, wanted = isinstance(value, str | os.PathLike), "a text"
     else:

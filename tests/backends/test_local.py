@@ -331,7 +331,8 @@ def test_an_unknown_setting_is_refused_by_name() -> None:
         ("quantization", "int4", "one of none, int8, fp8"),
         ("dtype", None, "one of auto"),
         ("radix_cache", "no", "True or False"),
-        ("served_model_name", 3, "a text"),
+        ("served_model_name", 3, "a text, or several in a tuple"),
+        ("served_model_name", ("a", 3), "a text, or several in a tuple"),
     ],
 )
 def test_a_value_that_the_flag_would_not_take_is_refused(name: str, value: object, wanted: str) -> None:
@@ -342,6 +343,8 @@ def test_a_value_that_the_flag_would_not_take_is_refused(name: str, value: objec
 def test_values_that_the_flags_take_are_taken(tmp_path: Path) -> None:
     settings = {"threads": None, "kv_tokens": np.int64(9), "pin_share": 1, "cuda_graph": False, "dtype": "auto"}
     config = engine_config("x", {**settings, "chat_template": tmp_path, "token_budget": 7})
+    assert engine_config("x", {"served_model_name": "a"}).served_model_name == ("a",)
+    assert engine_config("x", {"served_model_name": ("a", "b")}).served_model_name == ("a", "b")
     assert (config.threads, config.kv_tokens, config.scheduler.pin_share) == (None, 9, 1)
 
 

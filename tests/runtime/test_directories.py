@@ -13,7 +13,7 @@ import pytest
 
 from stolon.lang.errors import CheckpointError, InvalidRequest
 from stolon.runtime.config import EngineConfig
-from stolon.runtime.directories import model_directory, served_name, tokenizer_directory
+from stolon.runtime.directories import model_directory, served_names, tokenizer_directory
 from stolon.runtime.embed import EmbeddingEngine
 from stolon.runtime.engine import Engine
 from stolon.runtime.tiny import MODEL_DIR
@@ -91,10 +91,10 @@ def test_a_revision_of_what_is_not_from_the_hub_is_refused(tmp_path: Path) -> No
 
 
 def test_clients_use_the_name_at_the_hub_or_that_of_the_folder(cache: Path, tmp_path: Path) -> None:
-    assert served_name(config(cache)) == NAME
-    assert served_name(EngineConfig(model_path="tiny")) == "tiny"
-    assert served_name(EngineConfig(model_path=str(tmp_path / "the cache"))) == "the cache"
-    assert served_name(config(cache, served_model_name="mine")) == "mine"
+    assert served_names(config(cache)) == (NAME,)
+    assert served_names(EngineConfig(model_path="tiny")) == ("tiny",)
+    assert served_names(EngineConfig(model_path=str(tmp_path / "the cache"))) == ("the cache",)
+    assert served_names(EngineConfig(model_path=NAME, served_model_name=("mine", "a/b"))) == ("mine", "a/b")
 
 
 def without(snapshot: Path, name: str) -> None:

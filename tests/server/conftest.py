@@ -51,6 +51,7 @@ async def start() -> AsyncIterator[StartServer]:
             engine: FakeEngine | None = None,
             *,
             key: str | None = None,
+            further_key: str | None = None,
             admin: str | None = None,
             embedder: Embedder | None = None,
             tls: ssl.SSLContext | None = None,
@@ -59,8 +60,8 @@ async def start() -> AsyncIterator[StartServer]:
             engine = engine or FakeEngine()
             settings = ServerConfig(**fields)  # pyright: ignore[reportArgumentType]
             service = Service(settings, engine) if embedder is None else Service(settings, embedder=embedder)
-            digests = [None if each is None else auth.digest(each) for each in (key, admin)]
-            app = App(service, auth.Keys(*digests))
+            users = tuple(auth.digest(each) for each in (key, further_key) if each is not None)
+            app = App(service, auth.Keys(users, None if admin is None else auth.digest(admin)))
             sock = socket.create_server(("127.0.0.1", 0))
             port = sock.getsockname()[1]
             listener = await listen(app.answer, settings, sock, tls)

@@ -107,6 +107,7 @@ class FakeEngine:
     """
 
     model_name = "fake"
+    other_names: Sequence[str] = ()
     vocab_size = VOCAB
     memory_report = "memory: none"
 

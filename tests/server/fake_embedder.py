@@ -20,6 +20,7 @@ class FakeEmbedder:
     """
 
     model_name = "fake"
+    other_names = ()
     memory_report = "memory: none"
     chat = None
     vocab_size = VOCAB

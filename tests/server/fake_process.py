@@ -26,7 +26,7 @@ async def serve(asked: argparse.Namespace) -> None:
     else:
         service = Service(settings, FakeEngine(context_length=1 << 20, pace_s=asked.pace))
     sock = socket.create_server(("127.0.0.1", 0))
-    keys = Keys() if asked.key is None else Keys(digest(asked.key))
+    keys = Keys() if asked.key is None else Keys((digest(asked.key),))
     listener = await listen(App(service, keys).answer, settings, sock)
     stop = StopSignals()
     print(sock.getsockname()[1], flush=True)

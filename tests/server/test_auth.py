@@ -57,6 +57,13 @@ async def test_every_route_needs_the_key(locked: Running) -> None:
             assert right.status != 401, (method, path)
 
 
+async def test_each_of_several_keys_opens_the_server(start: StartServer) -> None:
+    server = await start(key=KEY, further_key="second")
+    for key, status in ((KEY, 200), ("second", 200), ("third", 401), (f"{KEY} second", 401), ("", 401)):
+        head = f"GET /v1/models HTTP/1.1\nHost: a\nAuthorization: Bearer {key}"
+        assert (await ask(server.port, head)).status == status, key
+
+
 HOSTS = [
     "x/health?",
     "a/health?",

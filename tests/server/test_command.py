@@ -50,6 +50,8 @@ BAD = [
     (["--api-key", "k" * 257], 2, "1–256 printable ASCII"),
     (["--api-key", " k"], 2, "without spaces"),
     (["--api-key", "k", "--api-key-file", "f"], 2, "one of"),
+    (["--api-key", "k", "ü"], 2, "1–256 printable ASCII"),
+    (["--api-key", "k", "l", "--admin-api-key", "l"], 2, "must not be the key of all clients"),
     (["--api-key-file", "/nowhere/at/all"], 2, "--api-key-file cannot be read"),
     (["--log-level", "loud"], 2, "warning"),
     (["--max-model-len", "32x"], 2, "whole number"),
@@ -159,7 +161,7 @@ def test_a_wrong_file_is_one_line_and_status_2(
 
 def test_start_commands_of_vllm_and_sglang_are_understood(capsys: pytest.CaptureFixture[str]) -> None:
     server, engine = parse("tiny --dtype auto --api-key token-abc123 --max-model-len 32k".split())
-    assert (server.api_key, engine.model_path, engine.context_length) == ("token-abc123", "tiny", 32_000)
+    assert (server.api_key, engine.model_path, engine.context_length) == (("token-abc123",), "tiny", 32_000)
     sglang = "--model-path tiny --tp 1 --mem-fraction-static 0.8 --schedule-conservativeness 1.0 --enable-metrics"
     assert parse(sglang.split())[1].memory_fraction == 0.8
     graphs = parse("tiny --disable-decode-cuda-graph --cuda-graph-max-bs-decode 8".split())[1]
@@ -174,7 +176,7 @@ def test_values_and_spellings_of_vllm_are_ours(capsys: pytest.CaptureFixture[str
     assert (engine.dtype, engine.kv_cache_dtype, engine.context_length) == ("float16", "fp8_e4m3", 32_000)
     assert engine.is_embedding
     assert parse("tiny --dtype=float --served_model_name my_model".split())[1] == EngineConfig(
-        model_path="tiny", dtype="float32", served_model_name="my_model"
+        model_path="tiny", dtype="float32", served_model_name=("my_model",)
     )
     assert parse("tiny --grammar-backend xgrammar".split())[1].grammar_backend == "auto"
     policies = {"schedule-policy dfs-weight": "dfs-weight", "schedule-policy priority": "fcfs"}
@@ -190,6 +192,17 @@ def test_values_and_spellings_of_vllm_are_ours(capsys: pytest.CaptureFixture[str
     white = parse(["tiny", "--constrained-json-whitespace-pattern", ""])[1]
     assert white.constrained_json_whitespace_pattern == ""
     assert capsys.readouterr().err == ""
+
+
+def test_several_names_and_keys_may_be_given(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text("served-model-name: [a, b/c]\napi-key: [k, l]\nmodel: tiny\n")
+    for flags in ("tiny --served-model-name a b/c --api-key k l", f"--config {file}", f"--config {file} --api-key k l"):
+        server, engine = parse(flags.split())
+        assert (engine.served_model_name, server.api_key, engine.model_path) == (("a", "b/c"), ("k", "l"), "tiny")
+    assert parse(f"--config {file} --api-key m".split())[0].api_key == ("m",)
+    assert run(["--served-model-name", "a", "tiny"], capsys)[0] == 2
+    assert run(["--served-model-name", "a", "tiny"], capsys)[1].endswith("takes all that follow it\n")
 
 
 def test_settings_in_an_object_are_those_of_their_own_flags(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -257,7 +270,7 @@ def test_every_setting_has_a_flag_and_every_further_spelling_works() -> None:
     assert engine == EngineConfig(
         model_path="tiny",
         tokenizer_path="t",
-        served_model_name="n",
+        served_model_name=("n",),
         dtype="bfloat16",
         context_length=99,
         kv_tokens=5,

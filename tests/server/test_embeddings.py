@@ -31,7 +31,7 @@ async def embedding(start: StartServer) -> Running:
 def real(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddingEngine]:
     folder: Path = tmp_path_factory.mktemp(request.param)
     make_embedder(request.param, folder)
-    engine = EmbeddingEngine(EngineConfig(model_path=str(folder), served_model_name="fake", threads=1))
+    engine = EmbeddingEngine(EngineConfig(model_path=str(folder), served_model_name=("fake",), threads=1))
     yield engine
     engine.shutdown()
 

@@ -30,6 +30,21 @@ async def test_the_name_at_the_end_of_a_path_may_have_slashes_and_codes(start: S
         assert "'a/c'" in await refused(reply, 404, "model_not_found", "model")
 
 
+async def test_a_model_of_several_names_answers_to_each_and_reports_the_first(start: StartServer) -> None:
+    engine = FakeEngine()
+    engine.other_names = ("a/b", "gpt-4o")
+    server = await start(engine)
+    async with server.http.get("/v1/models") as reply:
+        assert [model["id"] for model in (await reply.json())["data"]] == ["fake", "a/b", "gpt-4o"]
+    for name, id in (("a/b", "a/b"), ("gpt-4o", "gpt-4o"), ("default", "fake")):
+        async with server.http.get(f"/v1/models/{name}") as reply:
+            assert (await reply.json())["id"] == id
+        async with server.http.post("/v1/completions", json={"model": name, "prompt": "a"}) as reply:
+            assert (reply.status, (await reply.json())["model"]) == (200, "fake")
+    async with server.http.post("/v1/completions", json={"model": "other", "prompt": "a"}) as reply:
+        assert "served: fake, a/b, gpt-4o" in await refused(reply, 404, "model_not_found", "model")
+
+
 async def test_a_method_that_a_route_does_not_take_is_told_which_it_takes(start: StartServer) -> None:
     server = await start(key="k")
     async with server.http.delete("/flush_cache") as reply:

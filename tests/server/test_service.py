@@ -196,7 +196,7 @@ async def test_while_the_model_is_loaded_every_route_says_so() -> None:
     service = Service(settings)
     sock = socket.create_server(("127.0.0.1", 0))
     url = f"http://127.0.0.1:{sock.getsockname()[1]}"
-    listener = await listen(App(service, auth.Keys(auth.digest("k"))).answer, settings, sock)
+    listener = await listen(App(service, auth.Keys((auth.digest("k"),))).answer, settings, sock)
     try:
         async with aiohttp.ClientSession(url, headers={"Authorization": "Bearer k"}) as http:
             for path in ("/health", "/ready", "/v1/models", "/get_server_info"):

@@ -52,7 +52,9 @@ async def test_answers_are_counted_and_timed(server: Running) -> None:
 
 
 async def test_the_engines_counters_are_those_of_the_engine(start: StartServer, tiny_checkpoint: Any) -> None:
-    engine = Engine(EngineConfig(model_path=str(tiny_checkpoint), served_model_name="fake", kv_tokens=512, threads=1))
+    engine = Engine(
+        EngineConfig(model_path=str(tiny_checkpoint), served_model_name=("fake",), kv_tokens=512, threads=1)
+    )
     server = await start(engine)
     prompt = list(range(5, 45))
     for _ in range(2):

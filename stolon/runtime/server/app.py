@@ -129,7 +129,7 @@ class App:
         return web.Response(body=self._written(service.served.vocab_size), content_type="application/json")
 
     def _write(self, vocab_size: int) -> bytes:
-        return wire.dumps(document(self.routes, vocab_size, needs_key=self._keys.user is not None))
+        return wire.dumps(document(self.routes, vocab_size, needs_key=bool(self._keys.users)))
 
 
 def _unmatched(routes: Mapping[str, Route], method: str) -> HttpError:

@@ -153,7 +153,7 @@ async def _local(flags: Sequence[str]) -> AsyncGenerator[aiohttp.ClientSession]:
     service = Service(settings, engine, embedder=embedder)
     key = secrets.token_urlsafe(32)
     sock = socket.create_server(("127.0.0.1", 0))
-    listener = await listen(App(service, auth.Keys(auth.digest(key))).answer, settings, sock)
+    listener = await listen(App(service, auth.Keys((auth.digest(key),))).answer, settings, sock)
     try:
         async with _remote(f"http://127.0.0.1:{sock.getsockname()[1]}", key) as http:
             yield http

@@ -105,7 +105,9 @@ def _read(parser: _Parser, arguments: Sequence[str], no_model: str) -> dict[str,
         parser.error(f"two models are named: {positional} and --model-path {named}")
     found["model_path"] = positional or named
     if found["model_path"] is None:
-        parser.error(f"no model is named: give its folder as MODEL or --model-path, or `tiny`{no_model}")
+        several = any(isinstance(value, list) for value in found.values())
+        hint = "; a flag that takes several words takes all that follow it" if several else ""
+        parser.error(f"no model is named: give its folder as MODEL or --model-path, or `tiny`{no_model}{hint}")
     return found
 
 
@@ -136,14 +138,18 @@ def _fields(config: type) -> list[tuple[dataclasses.Field[Any], Any]]:
 
 
 def _of(config: type, found: dict[str, Any]) -> dict[str, Any]:
-    return {field.name: found[field.name] for field, _ in _fields(config)}
+    values = {field.name: found[field.name] for field, _ in _fields(config)}
+    return {
+        name: tuple(typing.cast("list[str]", value)) if isinstance(value, list) else value
+        for name, value in values.items()
+    }
 
 
 def _add(add: Callable[..., object], field: dataclasses.Field[Any], kind: Any) -> None:
     name = field.name.replace("_", "-")
     spellings = [f"--{name}", *field.metadata["also"]]
     default = None if field.default is dataclasses.MISSING else field.default
-    shown = "" if default is None or kind is bool else f" (default: {default})"
+    shown = "" if default in (None, ()) or kind is bool else f" (default: {default})"
     text = field.metadata["help"].replace("%", "%%") + shown
     if kind is bool:
         if default:
@@ -153,6 +159,9 @@ def _add(add: Callable[..., object], field: dataclasses.Field[Any], kind: Any) -
         add(*spellings, dest=field.name, help=text, default=default, action=action)
         return
     kind = limits.without_none(kind)
+    if typing.get_origin(kind) is tuple:
+        add(*spellings, dest=field.name, help=text, default=default, nargs="+", metavar="TEXT")
+        return
     if typing.get_origin(kind) is typing.Literal:
         add(
             *spellings,

@@ -63,6 +63,8 @@ def _said(path: str, key: str, flag: str, action: argparse.Action, value: Any) -
         return [flag] if value else []
     if value is None:
         return []
+    if action.nargs == "+" and isinstance(value, list):
+        return [flag, *map(str, value)] if value else []
     if isinstance(value, bool) or not isinstance(value, (str, int, float)):
         raise ConfigFileError(f"in {path}: {key} must be one text or number, got {value!r}")
     return [f"{flag}={value}"]

@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with logs.to_stderr(settings):
             keys, tls = _keys(settings), tls_of(settings)
-            sock = _bound_socket(settings, has_key=keys.user is not None)
+            sock = _bound_socket(settings, has_key=bool(keys.users))
             # while the model is being loaded there is nothing to finish: a signal may end the process at once
             signal.signal(signal.SIGINT, signal.SIG_DFL)
             return asyncio.run(_serve(settings, config, sock, keys, tls))
@@ -60,26 +60,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _keys(settings: ServerConfig) -> auth.Keys:
     if settings.admin_api_key is not None:
         _check_key(settings.admin_api_key, "admin")
-    key, admin = (None if given is None else auth.digest(given) for given in (_key(settings), settings.admin_api_key))
-    if key is not None and key == admin:
+    users = tuple(map(auth.digest, _user_keys(settings)))
+    admin = None if settings.admin_api_key is None else auth.digest(settings.admin_api_key)
+    if admin in users:
         raise CannotStart("--admin-api-key must not be the key of all clients", 2)
-    return auth.Keys(key, admin)
+    return auth.Keys(users, admin)
 
 
-def _key(settings: ServerConfig) -> str | None:
-    """The key that clients must send, from wherever it was given."""
-    key = settings.api_key
+def _user_keys(settings: ServerConfig) -> tuple[str, ...]:
+    """Those of which clients must send one, from wherever they were given."""
+    keys = settings.api_key
     if settings.api_key_file is not None:
-        if key is not None:
+        if keys:
             raise CannotStart("give one of --api-key and --api-key-file", 2)
         try:
-            key = Path(settings.api_key_file).read_text("utf-8").rstrip("\r\n")
+            keys = (Path(settings.api_key_file).read_text("utf-8").rstrip("\r\n"),)
         except (OSError, UnicodeDecodeError) as error:
             reason = error.strerror if isinstance(error, OSError) else "it is not text"
             raise CannotStart(f"--api-key-file cannot be read: {reason}", 2) from None
-    if key is not None:
+    for key in keys:
         _check_key(key, "api")
-    return key
+    return keys
 
 
 def _check_key(key: str, name: str) -> None:

@@ -174,10 +174,10 @@ def check_model(found: JsonObject, engine: Served) -> None:
     name = found.get("model")
     if name is None:
         raise missing("model")
-    if name not in (engine.model_name, "default"):
+    if name not in (engine.model_name, *engine.other_names, "default"):
         raise not_served(describe(name), engine)
 
 
 def not_served(name: str, engine: Served) -> HttpError:
-    message = f"the model {name} is not served here; served: {engine.model_name}"
+    message = f"the model {name} is not served here; served: {', '.join((engine.model_name, *engine.other_names))}"
     return HttpError(404, "model_not_found", message, "model")

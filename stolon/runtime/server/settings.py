@@ -18,8 +18,8 @@ class ServerConfig:
 
     host: str = field(default="127.0.0.1", metadata=flag("address to listen on; others than loopback need a key"))
     port: int = field(default=30000, metadata=flag("port to listen on"))
-    api_key: str | None = field(
-        default=None, repr=False, metadata=flag("key that clients must send (visible in the process list)")
+    api_key: tuple[str, ...] = field(
+        default=(), repr=False, metadata=flag("keys of which clients must send one (visible in the process list)")
     )
     admin_api_key: str | None = field(
         default=None,

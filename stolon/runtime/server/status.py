@@ -52,9 +52,9 @@ async def health_generate(service: Service, request: Request) -> web.StreamRespo
     return _json({"status": "ok"})
 
 
-def _model(service: Service, engine: Served) -> JsonObject:
+def _model(service: Service, engine: Served, name: str) -> JsonObject:
     return {
-        "id": engine.model_name,
+        "id": name,
         "object": "model",
         "created": int(service.started_s),
         "owned_by": "stolon",
@@ -65,15 +65,17 @@ def _model(service: Service, engine: Served) -> JsonObject:
 
 
 async def models(service: Service, request: Request) -> web.StreamResponse:
-    return _json({"object": "list", "data": [_model(service, service.served)]})
+    engine = service.served
+    names = (engine.model_name, *engine.other_names)
+    return _json({"object": "list", "data": [_model(service, engine, name) for name in names]})
 
 
 async def model(service: Service, request: Request) -> web.StreamResponse:
     engine = service.served
     name = request.name_after(MODELS)
-    if name not in (engine.model_name, "default"):
+    if name not in (engine.model_name, *engine.other_names, "default"):
         raise not_served(f"'{clip(name)}'", engine)
-    return _json(_model(service, engine))
+    return _json(_model(service, engine, engine.model_name if name == "default" else name))
 
 
 async def model_info(service: Service, request: Request) -> web.StreamResponse:
