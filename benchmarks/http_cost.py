@@ -22,8 +22,9 @@ import socket
 import statistics
 import subprocess
 import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import aiohttp
@@ -79,6 +80,7 @@ class Engine:
 
     model_name = "none"
     other_names = ()
+    sampling_defaults: Mapping[str, float] = MappingProxyType({})
     memory_report = ""
     context_length = 1 << 20
     vocab_size = 1000

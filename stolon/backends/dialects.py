@@ -18,6 +18,7 @@ class Dialect:
     """names: field of SamplingParams -> field of the request, for what is copied as it is
 
     more: fields of SamplingParams that are honoured in a form of their own
+    always: those of `names` that are sent whatever they are: what is left out, such a server takes from the checkpoint
     continues: the chat route continues an open assistant turn
     any_prompt: serves chat and plain text alike
     """
@@ -26,6 +27,7 @@ class Dialect:
     names: Mapping[str, str]
     more: frozenset[str] = frozenset({"max_tokens", "stop", "logit_bias", "logprobs"})
     continues: bool = False
+    always: frozenset[str] = frozenset()
     any_prompt: bool = False
 
     @property
@@ -49,14 +51,15 @@ _OPENAI = _same("n temperature top_p frequency_penalty presence_penalty seed")
 _OPEN = _OPENAI | _same("top_k min_p repetition_penalty min_tokens ignore_eos stop_token_ids skip_special_tokens")
 _SGLANG = _OPEN | {"include_stop": "no_stop_trim", "stop_regex": "stop_regex"}
 _VLLM = _OPEN | {"include_stop": "include_stop_str_in_output"}
+_DRAWING = frozenset({"temperature", "top_p", "top_k", "min_p", "repetition_penalty"})
 _NATIVE = _SGLANG | {"seed": "sampling_seed", "min_tokens": "min_new_tokens", "stop": "stop"}
 
 _DIALECTS: Mapping[str, Dialect] = MappingProxyType(
     {
         "openai": Dialect(name="openai", names=_OPENAI),
-        "vllm": Dialect(name="vllm", names=_VLLM, continues=True, any_prompt=True),
-        "sglang": Dialect(name="sglang", names=_SGLANG, continues=True, any_prompt=True),
-        "stolon": Dialect(name="stolon", names=_SGLANG, continues=True, any_prompt=True),
+        "vllm": Dialect(name="vllm", names=_VLLM, always=_DRAWING, continues=True, any_prompt=True),
+        "sglang": Dialect(name="sglang", names=_SGLANG, always=_DRAWING, continues=True, any_prompt=True),
+        "stolon": Dialect(name="stolon", names=_SGLANG, always=_DRAWING, continues=True, any_prompt=True),
     }
 )
 
@@ -65,6 +68,7 @@ NATIVE = Dialect(
     name="native",
     names=_NATIVE,
     more=frozenset({"max_tokens", "logit_bias", "logprobs", "prompt_logprobs", "logprob_token_ids"}),
+    always=_DRAWING,
     continues=True,
     any_prompt=True,
 )
@@ -79,9 +83,18 @@ def dialect_of(name: str) -> Dialect:
     return _DIALECTS[name]
 
 
-def copied_params(params: SamplingParams, names: Mapping[str, str]) -> dict[str, Any]:
-    """The named parameters that differ from their defaults; what was not asked for is not sent."""
-    return {sent: getattr(params, name) for name, sent in names.items() if is_set(params, name)}
+def copied_params(
+    params: SamplingParams, names: Mapping[str, str], always: frozenset[str] = frozenset()
+) -> dict[str, Any]:
+    """The named parameters that differ from their defaults, and those of `always`; what else was not asked for is not
+    sent."""
+    found: dict[str, Any] = {}
+    for name, sent in names.items():
+        if is_set(params, name):
+            found[sent] = getattr(params, name)
+        elif name in always:
+            found[sent] = _DEFAULTS[name]
+    return found
 
 
 def is_set(params: SamplingParams, name: str) -> bool:

@@ -32,7 +32,7 @@ class NativeProtocol:
         refused = unsupported(params, NATIVE.params)
         if refused:
             raise UnsupportedError(f"/generate has no {', '.join(refused)}; leave it out", param=refused[0])
-        sampling = copied_params(params, NATIVE.names) | {"max_new_tokens": params.max_tokens}
+        sampling = copied_params(params, NATIVE.names, NATIVE.always) | {"max_new_tokens": params.max_tokens}
         if params.logit_bias:
             sampling["logit_bias"] = {str(token): bias for token, bias in params.logit_bias}
         if request.constraint is not None:

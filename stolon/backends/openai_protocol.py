@@ -101,7 +101,7 @@ class OpenAIProtocol:
                 "dialect if it has",
                 param=refused[0],
             )
-        body: Json = {"model": served.model, **copied_params(params, served.dialect.names)}
+        body: Json = {"model": served.model, **copied_params(params, served.dialect.names, served.dialect.always)}
         if params.stop:
             body["stop"] = list(params.stop)
         if params.logit_bias:

@@ -11,7 +11,7 @@ import time
 import weakref
 from array import array
 from collections import deque
-from collections.abc import AsyncGenerator, Generator, Iterable, Sequence
+from collections.abc import AsyncGenerator, Generator, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -29,6 +29,7 @@ from .grammar.spelling import is_compact
 from .loop import EngineThread, Heartbeat
 from .metrics import SchedulerStats
 from .runner import ModelRunner, resolve
+from .sampling_defaults import OPENAI
 from .scheduler import Scheduler
 from .score import shared_length
 from .tokenizer import Tokenizer
@@ -60,14 +61,23 @@ class Engine:
     Requests may come from several event loops and threads at once. Raises CheckpointError if the files are wrong.
     """
 
-    def __init__(self, config: EngineConfig, *, accelerator: Accelerator | None = None) -> None:
-        """accelerator: the device, instead of `config.device`"""
+    def __init__(
+        self,
+        config: EngineConfig,
+        *,
+        sampling_defaults: Mapping[str, float] = OPENAI,
+        accelerator: Accelerator | None = None,
+    ) -> None:
+        """sampling_defaults: for who reads requests, of what they leave out; `generate` is told everything
+        accelerator: the device, instead of `config.device`
+        """
         config = resolve(config)
         compact = is_compact(config.constrained_json_whitespace_pattern)
         folder = model_directory(config)
         template = None if config.chat_template is None else Path(config.chat_template)
         self.config = config
         self.model_name, *self.other_names = served_names(config)
+        self.sampling_defaults = sampling_defaults
         self.tokenizer = Tokenizer.load(tokenizer_directory(config))
         self.chat = ChatTemplate.load(self.tokenizer, folder, template)
         runner = ModelRunner(config, end_token_ids=self.tokenizer.eos_ids, accelerator=accelerator)

@@ -39,11 +39,11 @@ def facts_of(loaded: Any, directory: Path) -> TokenizerFacts:
 def _eos_ids(directory: Path, loaded: Any) -> frozenset[int]:
     """The tokenizer's own, and what generation_config.json says; config.json's only where that says nothing."""
     own: int | None = loaded.eos_token_id
-    config = _json_object(directory / "config.json")
+    config = json_object(directory / "config.json")
     # a model may have more rows than its tokenizer has tokens, and name one of those
     rows: Any = config.get("vocab_size")
     limit = max(len(loaded), rows if isinstance(rows, int) else 0)
-    found: Any = _json_object(directory / "generation_config.json").get("eos_token_id")
+    found: Any = json_object(directory / "generation_config.json").get("eos_token_id")
     found = config.get("eos_token_id") if found is None else found
     listed = cast("list[Any]", found) if isinstance(found, list) else [] if found is None else [found]
     for id in listed:
@@ -52,7 +52,7 @@ def _eos_ids(directory: Path, loaded: Any) -> frozenset[int]:
     return frozenset(listed if own is None else [own, *listed])
 
 
-def _json_object(path: Path) -> dict[str, Any]:
+def json_object(path: Path) -> dict[str, Any]:
     """The content of a file that need not be there."""
     if not path.is_file():
         return {}

@@ -110,6 +110,9 @@ def test_an_address_that_is_none_is_refused_at_once(url: str) -> None:
         RuntimeEndpoint(url)
 
 
+# what a server would take from its checkpoint is always said
+DRAWING = {"temperature": 1.0, "top_p": 1.0, "top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0}
+
 # --- what is sent ---------------------------------------------------------------------------------------------------
 
 
@@ -121,7 +124,7 @@ async def test_stolons_server_gets_messages_on_its_native_route() -> None:
     assert sent.body == {
         "messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Sure, "}],
         "continue_final_message": True,
-        "sampling_params": {"max_new_tokens": 9},
+        "sampling_params": {"max_new_tokens": 9, **DRAWING},
         "stream": True,
         "incremental": True,
     }

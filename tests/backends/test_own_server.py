@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,14 +29,15 @@ BEGUN = HELLO.append(Text("The capital"))
 PLAIN = EMPTY.append(Text("One two three"))
 
 
-@pytest.fixture(scope="module")
-def url(tiny_checkpoint: Path) -> Iterator[str]:
+@contextmanager
+def serving(folder: Path, *flags: str) -> Iterator[str]:
+    """The address of a server that ends with the block."""
     with socket.create_server(("127.0.0.1", 0)) as sock:
         port = sock.getsockname()[1]
-    command = [sys.executable, "-m", "stolon.launch_server", "--model-path", str(tiny_checkpoint), "--port", str(port)]
+    command = [sys.executable, "-m", "stolon.launch_server", "--model-path", str(folder), "--port", str(port)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     with subprocess.Popen(
-        [*command, "--kv-tokens", "4096", "--threads", "1"],
+        [*command, "--kv-tokens", "4096", "--threads", "1", *flags],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         text=True,
@@ -45,8 +50,16 @@ def url(tiny_checkpoint: Path) -> Iterator[str]:
             if line.startswith("ready:"):
                 break
         assert said[-1].startswith("ready:"), "".join(said)
-        yield f"http://127.0.0.1:{port}"
-        server.terminate()
+        try:
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            server.terminate()
+
+
+@pytest.fixture(scope="module")
+def url(tiny_checkpoint: Path) -> Iterator[str]:
+    with serving(tiny_checkpoint) as address:
+        yield address
 
 
 @pytest.fixture(scope="module")
@@ -189,3 +202,50 @@ def test_a_form_after_reasoning_is_that_of_the_engine(url: str, runtime: Runtime
         far = typed.run(node, backend=endpoint, temperature=0)
     near = typed.run(node, backend=runtime, temperature=0)
     assert (far["x"], far.info("x").reasoning) == (near["x"], near.info("x").reasoning)
+
+
+@pytest.fixture
+def cool_checkpoint(tiny_checkpoint: Path, tmp_path: Path) -> Path:
+    """One whose makers want the likeliest tokens, far from what the language draws by default."""
+    folder = shutil.copytree(tiny_checkpoint, tmp_path / "cool")
+    path = folder / "generation_config.json"
+    path.write_text(
+        json.dumps({**json.loads(path.read_text()), "temperature": 0.01, "top_k": 1, "repetition_penalty": 1.2})
+    )
+    return folder
+
+
+@function
+def talk(s: State) -> None:
+    s += user("Say something long.")
+    s += assistant(gen("answer", max_tokens=24))
+
+
+def completed(url: str, **fields: object) -> str:
+    body = json.dumps({"model": "default", "prompt": "One two three", "max_tokens": 24, "seed": 3, **fields}).encode()
+    request = urllib.request.Request(f"{url}/v1/completions", body, {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=60) as reply:
+        return json.load(reply)["choices"][0]["text"]
+
+
+def test_what_a_program_leaves_open_is_the_languages_and_what_a_client_leaves_open_the_checkpoints(
+    cool_checkpoint: Path,
+) -> None:
+    plain = {"temperature": 1, "top_k": -1, "repetition_penalty": 1}
+    cool = {"temperature": 0.01, "top_k": 1, "repetition_penalty": 1.2}
+    ways: list[dict[str, Any]] = [{}, {"top_p": 0.9}, cool]
+    with Runtime(str(cool_checkpoint), kv_tokens=4096, threads=1) as near:
+        told = [talk.run(backend=near, seed=7, **how)["answer"] for how in ways]
+    with serving(cool_checkpoint) as url:
+        backends: list[Backend] = [
+            RuntimeEndpoint(url),
+            OpenAI("default", base_url=f"{url}/v1", dialect="stolon"),
+            OpenAI("default", base_url=f"{url}/v1", dialect="vllm"),
+        ]
+        for far in backends:
+            assert [talk.run(backend=far, seed=7, **how)["answer"] for how in ways] == told
+        assert completed(url) == completed(url, **cool)
+        assert completed(url, **plain) != completed(url)
+        asked = completed(url, **plain)
+    with serving(cool_checkpoint, "--sampling-defaults", "openai") as url:
+        assert completed(url) == asked

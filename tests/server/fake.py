@@ -114,6 +114,7 @@ class FakeEngine:
     def __init__(self, *, context_length: int = 4096, pace_s: float = 0.0, chat: bool = True, bos: bool = True) -> None:
         self.tokenizer = ByteTokenizer(bos=bos)
         self.chat: Turns | None = Turns() if chat else None
+        self.sampling_defaults: dict[str, float] = {}
         self.context_length = context_length
         self.pace_s = pace_s
         self.heartbeat = Beat()

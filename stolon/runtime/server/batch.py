@@ -149,7 +149,7 @@ async def _remote(url: str, key: str | None) -> AsyncGenerator[aiohttp.ClientSes
 async def _local(flags: Sequence[str]) -> AsyncGenerator[aiohttp.ClientSession]:
     """A server in this process, on a port that only this process knows the key of."""
     settings, config = parse(flags, program=PROGRAM, no_model=", or --url for a server")
-    engine, embedder = await asyncio.to_thread(load, config)
+    engine, embedder = await asyncio.to_thread(load, settings, config)
     service = Service(settings, engine, embedder=embedder)
     key = secrets.token_urlsafe(32)
     sock = socket.create_server(("127.0.0.1", 0))

@@ -74,6 +74,7 @@ async def _question(engine: Engine, values: Values, settings: ServerConfig) -> t
     name, wanted = _max_tokens(values)
     params = openai_params(
         prepared.shown(values),
+        engine.sampling_defaults,
         max_tokens=fit(engine, prepared.prompt, wanted, None, name),
         logprobs=_wanted_logprobs(values),
     )

@@ -116,6 +116,7 @@ async def _questions(
         ids = await encode_text(engine, prompt, path) if isinstance(prompt, str) else prompt
         params = openai_params(
             drawing,
+            engine.sampling_defaults,
             max_tokens=fit(engine, ids, wanted, _DEFAULT_TOKENS, "max_tokens"),
             # the best of several is known by its log-probabilities
             logprobs=0 if logprobs is None and drawn > values.get("n", 1) else logprobs,

@@ -53,7 +53,6 @@ FOREIGN: tuple[Foreign, ...] = (
     _only("--nnodes", "1", _ONE_DEVICE),
     _only("--radix-eviction-policy", "lru", "the least recently used prefix goes first"),
     _only("--stream-interval", "1", "every token is sent as it comes, and joined for readers that fall behind"),
-    _only("--sampling-defaults --generation-config", "openai vllm", "defaults of sampling are OpenAI's"),
     Foreign(
         names=("--runner",),
         takes_value=True,

@@ -107,7 +107,9 @@ async def _questions(
         questions.append(
             Question(
                 prompt=prompt,
-                params=native_params(how, max_tokens=max_tokens, **_logprobs(values, len(prompt))),
+                params=native_params(
+                    how, engine.sampling_defaults, max_tokens=max_tokens, **_logprobs(values, len(prompt))
+                ),
                 salt=values.get("cache_salt", ""),
                 priority=values.get("priority", 0),
                 timeout_s=timeout_s,

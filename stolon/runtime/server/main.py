@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from ...lang.errors import InvalidRequest, StolonError
 from .. import limits
 from ..config import EngineConfig
+from ..sampling_defaults import read_sampling_defaults
 from . import auth, logs
 from .app import App
 from .connection import listen
@@ -145,12 +146,15 @@ async def _serve(
         raise _not_installed(error) from error
     listener = await listen(App(service, keys).answer, settings, sock, tls)
     try:
-        engine, embedder = await asyncio.to_thread(load, config)
+        engine, embedder = await asyncio.to_thread(load, settings, config)
         service.serve(engine, embedder=embedder)
         # what is there now stays: no collection of garbage need look at it again
         gc.freeze()
         stop = StopSignals()
         _say(service.served.memory_report)
+        if engine is not None and engine.sampling_defaults:
+            values = ", ".join(f"{name} {value:g}" for name, value in engine.sampling_defaults.items())
+            _say(f"where a request says nothing: {values}; --sampling-defaults openai: the protocol's")
         _say(f"ready: {_url(sock, tls)} serves {service.served.model_name}")
         await until_stopped(service, stop)
         return 0
@@ -158,7 +162,7 @@ async def _serve(
         await listener.close()
 
 
-def load(config: EngineConfig) -> tuple[Engine | None, EmbeddingEngine | None]:
+def load(settings: ServerConfig, config: EngineConfig) -> tuple[Engine | None, EmbeddingEngine | None]:
     """The engine for the kind of model that is to be served. Raises CannotStart with the one cause."""
     try:
         # torch and transformers are an optional extra, and slow to import
@@ -169,9 +173,11 @@ def load(config: EngineConfig) -> tuple[Engine | None, EmbeddingEngine | None]:
     except ImportError as error:
         raise _not_installed(error) from error
     try:
-        if config.is_embedding or embeds(model_directory(config)):
+        folder = model_directory(config)
+        if config.is_embedding or embeds(folder):
             return None, EmbeddingEngine(config)
-        return Engine(config), None
+        defaults = read_sampling_defaults(settings.sampling_defaults, folder)
+        return Engine(config, sampling_defaults=defaults), None
     except InvalidRequest as error:
         raise CannotStart(str(error), 2) from error
     except StolonError as error:

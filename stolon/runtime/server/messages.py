@@ -18,7 +18,7 @@ from .messages_blocks import Blocks
 from .messages_input import MESSAGES, SYSTEM, TOOL_CHOICE, TOOLS
 from .prompts import check_model, fit
 from .request import Request
-from .sampling import UNSUPPORTED
+from .sampling import UNSUPPORTED, drawing
 from .service import Engine, Service
 from .settings import ServerConfig
 from .stream import send
@@ -62,7 +62,6 @@ REQUEST_BODY = object_of(
     required=("model", "messages", "max_tokens"),
     unsupported=_UNSUPPORTED,
 )
-_AS_THEY_ARE = ("temperature top_p top_k min_p frequency_penalty presence_penalty repetition_penalty seed").split()
 
 
 async def answer(service: Service, request: Request) -> web.StreamResponse:
@@ -120,8 +119,8 @@ def _question(engine: Engine, values: Values, prepared: Prepared, timeout_s: flo
     params = SamplingParams(
         max_tokens=fit(engine, prepared.prompt, values["max_tokens"], None, "max_tokens"),
         stop=tuple(values.get("stop_sequences", ())),
-        skip_special_tokens=not prepared.reading.has_control_marks,
-        **{name: values[name] for name in _AS_THEY_ARE if name in values},
+        seed=values.get("seed"),
+        **drawing(prepared.shown(values), engine.sampling_defaults),
     )
     return prepared.question(params, values, timeout_s)
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from aiohttp import web
 
-from ...lang.types import Delta, FinishReason, Usage
+from ...lang.types import Delta, FinishReason, SamplingParams, Usage
 from ..limits import LENGTHS, NUMBERS
 from . import wire
 from .answers import Question, ask_all
@@ -88,7 +88,7 @@ async def answer(service: Service, request: Request) -> web.StreamResponse:
         check_model(found, engine)
         values = request_body(engine.vocab_size)("", found)
         question, reading = await _question(engine, values, settings)
-        form = _Form(found, values, engine.model_name, reading, parallel=values.get("parallel_tool_calls", True))
+        form = _Form(found, values, engine.model_name, question.params, reading)
         if values.get("stream", False):
             return await send(service, request, ask_all(engine, [question]), _Events(form))
         reply, (spoken,) = await listen(engine, question, reading, parallel=form.parallel)
@@ -111,6 +111,7 @@ async def _question(engine: Engine, values: Values, settings: ServerConfig) -> t
     wanted = values.get("max_output_tokens")
     params = openai_params(
         prepared.shown(values),
+        engine.sampling_defaults,
         max_tokens=fit(engine, prepared.prompt, wanted, None, "max_output_tokens"),
         logprobs=None,
     )
@@ -120,9 +121,9 @@ async def _question(engine: Engine, values: Values, settings: ServerConfig) -> t
 class _Form:
     """How one response is written; much of it repeats the request."""
 
-    def __init__(self, found: JsonObject, values: Values, model: str, reading: Reading, *, parallel: bool) -> None:
+    def __init__(self, found: JsonObject, values: Values, model: str, params: SamplingParams, reading: Reading) -> None:
         self.reading = reading
-        self.parallel = parallel
+        self.parallel = values.get("parallel_tool_calls", True)
         text: Any = found.get("text") or {}
         self._head: JsonObject = {
             "id": wire.new_id("resp").replace("-", "_"),
@@ -132,16 +133,16 @@ class _Form:
             "instructions": values.get("instructions"),
             "max_output_tokens": values.get("max_output_tokens"),
             "metadata": values.get("metadata", {}),
-            "parallel_tool_calls": parallel,
+            "parallel_tool_calls": self.parallel,
             "previous_response_id": None,
             "reasoning": {"effort": None, "summary": None},
             "service_tier": "default",
             "store": False,
-            "temperature": values.get("temperature", 1.0),
+            "temperature": params.temperature,
             "text": {"format": text.get("format") or {"type": "text"}},
             "tool_choice": found.get("tool_choice") or "auto",
             "tools": [_tool(tool) for tool in values.get("tools", [])],
-            "top_p": values.get("top_p", 1.0),
+            "top_p": params.top_p,
             "truncation": "disabled",
             "background": False,
             "user": values.get("user"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -97,9 +98,14 @@ def openai_table(vocab_size: int) -> dict[str, Check]:
 
 
 def openai_params(
-    values: Values, *, max_tokens: int, logprobs: int | None, prompt_logprobs: int | None = None
+    values: Values,
+    defaults: Mapping[str, float],
+    *,
+    max_tokens: int,
+    logprobs: int | None,
+    prompt_logprobs: int | None = None,
 ) -> SamplingParams:
-    """From checked fields of an OpenAI route."""
+    """From checked fields of an OpenAI route. defaults: see `drawing`"""
     if "stream_options" in values and not values.get("stream"):
         raise invalid("stream_options is only for requests with stream: true", "stream_options")
     return SamplingParams(
@@ -110,7 +116,7 @@ def openai_params(
         prompt_logprobs=prompt_logprobs,
         seed=values.get("seed", None),
         include_stop=_includes_stop(values),
-        **_shared(values),
+        **drawing(values, defaults),
     )
 
 
@@ -139,8 +145,9 @@ def native_sampling(vocab_size: int) -> Field[dict[str, Any]]:
     return object_of(table, unsupported=UNSUPPORTED)
 
 
-def native_params(values: Values, *, max_tokens: int, **logprobs: Any) -> SamplingParams:
-    """From checked `sampling_params`; `logprobs` are further fields of SamplingParams, of the request as a whole."""
+def native_params(values: Values, defaults: Mapping[str, float], *, max_tokens: int, **logprobs: Any) -> SamplingParams:
+    """From checked `sampling_params`. defaults: see `drawing`; logprobs: further fields of SamplingParams, of the
+    request as a whole"""
     least = values.get("min_new_tokens", 0)
     if least > max_tokens:
         path = "sampling_params.min_new_tokens"
@@ -151,7 +158,7 @@ def native_params(values: Values, *, max_tokens: int, **logprobs: Any) -> Sampli
         n=values.get("n", 1),
         seed=values.get("sampling_seed", None),
         include_stop=_includes_stop(values),
-        **_shared(values),
+        **drawing(values, defaults),
         **logprobs,
     )
 
@@ -166,8 +173,10 @@ _SHARED = (
 ).split()
 
 
-def _shared(values: Values) -> dict[str, Any]:  # the names are SamplingParams' own
-    return {name: values[name] for name in _SHARED if name in values}
+def drawing(values: Values, defaults: Mapping[str, float]) -> dict[str, Any]:
+    """Fields of SamplingParams that all routes call by its names: those of the request, then those of `defaults`, which
+    are the server's own (`Engine.sampling_defaults`)."""
+    return {**defaults, **{name: values[name] for name in _SHARED if name in values}}
 
 
 def _only_true(path: str, value: object) -> object:

@@ -93,7 +93,10 @@ class Served(Protocol):
 
 
 class Engine(Served, Protocol):
-    """Answers requests with text."""
+    """Answers requests with text. sampling_defaults: fields of SamplingParams that hold where a request has none"""
+
+    @property
+    def sampling_defaults(self) -> Mapping[str, float]: ...
 
     def generate(
         self,

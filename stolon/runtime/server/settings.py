@@ -49,6 +49,15 @@ class ServerConfig:
         default=None,
         metadata=flag('variables of the chat template as a JSON object, such as {"enable_thinking": false}'),
     )
+    sampling_defaults: str = field(
+        default="model",
+        metadata=flag(
+            "temperature, top_p, top_k, min_p and repetition_penalty of requests that do not say: model (or auto), "
+            "those of the checkpoint's generation_config.json; openai (or vllm), the protocol's; or the folder of "
+            "another such file",
+            "--generation-config",
+        ),
+    )
     log_level: LogLevel = field(default="info", metadata=flag("least severity that is logged", "--uvicorn-log-level"))
     log_requests: bool = field(
         default=False, metadata=flag("log each piece of work as a line of JSON on stderr", "--enable-log-requests")

@@ -78,6 +78,11 @@ async def model(service: Service, request: Request) -> web.StreamResponse:
     return _json(_model(service, engine, engine.model_name if name == "default" else name))
 
 
+def _defaults(service: Service) -> dict[str, float] | None:
+    """What holds where a request says nothing of how to draw tokens; None: the protocol's defaults (SGLang's form)."""
+    return dict(service.engine.sampling_defaults) or None if service.generates else None
+
+
 async def model_info(service: Service, request: Request) -> web.StreamResponse:
     """No path of the machine: the name stands for the model everywhere."""
     engine = service.served
@@ -89,6 +94,7 @@ async def model_info(service: Service, request: Request) -> web.StreamResponse:
             "has_chat_template": engine.chat is not None,
             "context_length": engine.context_length,
             "vocab_size": engine.vocab_size,
+            "preferred_sampling_params": _defaults(service),
         }
     )
 
@@ -102,6 +108,7 @@ async def server_info(service: Service, request: Request) -> web.StreamResponse:
             "served_model_name": engine.model_name,
             "context_length": engine.context_length,
             "started": int(service.started_s),
+            "preferred_sampling_params": _defaults(service),
             "in_flight": service.in_flight,
             "internal_states": [engine.stats()],
         }
