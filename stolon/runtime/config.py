@@ -126,10 +126,19 @@ class EngineConfig:
     )
     context_length: int | None = field(
         default=None,
-        metadata=flag("longest prompt and answer; the checkpoint's by default", "--max-model-len"),
+        metadata=flag(
+            "longest prompt and answer; by default, and with auto or -1, the checkpoint's, or what the KV cache holds",
+            "--max-model-len",
+        ),
     )
     kv_tokens: int | None = field(
         default=None, metadata=flag("size of the KV cache; from free memory by default", "--max-total-tokens")
+    )
+    kv_bytes: int | None = field(
+        default=None, metadata=flag("size of the KV cache in bytes, in place of kv_tokens", "--kv-cache-memory-bytes")
+    )
+    kv_pages: int | None = field(
+        default=None, metadata=flag("size of the KV cache in pages, in place of kv_tokens", "--num-gpu-blocks-override")
     )
     memory_fraction: float | None = field(
         default=None,

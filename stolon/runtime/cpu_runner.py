@@ -16,7 +16,7 @@ from .config import EngineConfig
 from .cpu_step import CpuStep, Wanted
 from .kv import KVCache
 from .loading import DTYPES, SMALL_MODEL, Setup, load_decoder
-from .memory import GIB, KVShape, free_memory_bytes, size_kv_cache
+from .memory import GIB, KVShape, asked_tokens, free_memory_bytes, size_kv_cache
 from .models.config import ModelConfig
 from .models.linear import (
     Linear,
@@ -59,11 +59,12 @@ class CpuRunner:
         flow = torch.float32 if options.int8 else dtype
         self.decoder = load_decoder(setup, linear, operators("cpu"), flow, torch.device("cpu"))
         fraction = config.memory_fraction
+        shape = KVShape.of(model, dtype.itemsize)
         budget = size_kv_cache(
-            KVShape.of(model, dtype.itemsize),
+            shape,
             free_bytes=free_memory_bytes(),
             fraction=MEMORY_FRACTION if fraction is None else fraction,
-            asked=config.kv_tokens,
+            asked=asked_tokens(config, shape),
             useful=config.scheduler.max_running_requests * setup.context_length,
             page_size=config.scheduler.page_size,
         )

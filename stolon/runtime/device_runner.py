@@ -23,7 +23,7 @@ from .device_warmup import decode_trial, largest_trial, run, warm_trials
 from .graphs import bucket_sizes
 from .kv import KVCache
 from .loading import DTYPES, SMALL_MODEL, Setup, load_decoder
-from .memory import GIB, KVShape, size_kv_cache
+from .memory import GIB, KVShape, asked_tokens, size_kv_cache
 from .models.config import ModelConfig
 from .models.rotary import inverse_frequencies
 from .sequence import Plan
@@ -59,7 +59,7 @@ class DeviceRunner:
             shape,
             free_bytes=max(accelerator.free_bytes() - sum(reserve.values()), 0),
             fraction=MEMORY_FRACTION if config.memory_fraction is None else config.memory_fraction,
-            asked=config.kv_tokens,
+            asked=asked_tokens(config, shape),
             useful=config.scheduler.max_running_requests * setup.context_length,
             page_size=config.scheduler.page_size,
         )

@@ -158,6 +158,8 @@ FLAGS: dict[str, Range] = {
     "pin_seconds": Range(low=0, high=86400),
     "context_length": whole(1, 1 << 24),
     "kv_tokens": whole(1, 1 << 40),
+    "kv_bytes": whole(1, 1 << 50),
+    "kv_pages": whole(1, 1 << 40),
     "memory_fraction": Range(low=0, high=1, open_low=True),
     "threads": whole(1, 4096),
     "cuda_graph_max_bs": whole(1, 1 << 16),

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..lang.errors import InvalidRequest
+from .config import EngineConfig
 from .models.config import ModelConfig
 
 GIB = 1 << 30
@@ -44,6 +45,11 @@ class KVBudget:
     report: str
 
 
+def asked_tokens(config: EngineConfig, shape: KVShape) -> int | None:
+    """The size of the KV cache that the settings name, in tokens; None where they leave it open."""
+    return config.kv_tokens if config.kv_bytes is None else config.kv_bytes // shape.token_bytes
+
+
 def size_kv_cache(
     shape: KVShape, *, free_bytes: int, fraction: float, asked: int | None, useful: int, page_size: int
 ) -> KVBudget:
@@ -61,7 +67,7 @@ def size_kv_cache(
     if tokens > room:
         raise InvalidRequest(
             f"a KV cache of {tokens:,} tokens needs {_gib(tokens * shape.token_bytes)}, "
-            f"but {_gib(free_bytes)} are free ({room:,} tokens); ask for fewer with kv_tokens",
+            f"but {_gib(free_bytes)} are free ({room:,} tokens); ask for fewer",
             param="kv_tokens",
         )
     if tokens < page_size:
@@ -71,7 +77,7 @@ def size_kv_cache(
             param="kv_tokens",
         )
     if asked is not None:
-        why = f"as asked (kv_tokens), of {_gib(free_bytes)} free"
+        why = f"as asked, of {_gib(free_bytes)} free"
     elif share <= useful:
         why = f"{100 * fraction:g}% of {_gib(free_bytes)} free"
     else:

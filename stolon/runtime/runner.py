@@ -78,8 +78,18 @@ class ModelRunner:
 
 
 def resolve(config: EngineConfig) -> EngineConfig:
-    """With what a GPU makes of settings that were left open. A step's fixed cost is small there beside its work only if
-    it has thousands of tokens; and a step of 8,192 is short enough for those who wait for their next one."""
+    """With pages of the KV cache as tokens, and with what a GPU makes of settings that were left open.
+
+    A step's fixed cost is small there beside its work only if it has thousands of tokens; and a step of 8,192 is short
+    enough for those who wait for their next one.
+    Raises InvalidRequest for more than one size of the KV cache.
+    """
+    sizes = {"kv_tokens": config.kv_tokens, "kv_bytes": config.kv_bytes, "kv_pages": config.kv_pages}
+    given = [name for name, size in sizes.items() if size is not None]
+    if len(given) > 1:
+        raise InvalidRequest(f"the KV cache has one size; give one of {', '.join(given)}", param=given[1])
+    if config.kv_pages is not None:
+        config = replace(config, kv_tokens=config.kv_pages * config.scheduler.page_size, kv_pages=None)
     if config.scheduler.token_budget is None and wants_gpu(config):
         return replace(config, scheduler=replace(config.scheduler, token_budget=GPU_STEP_TOKENS))
     return config

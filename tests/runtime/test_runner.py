@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from stolon.runtime.models.linear import (
     native_gemv,
     packing_works,
 )
-from stolon.runtime.runner import ModelRunner
+from stolon.runtime.runner import ModelRunner, resolve
 from stolon.runtime.sequence import Masks, Plan, Row, SharedPrefix
 from tests.runtime.families import Driver, make_family, make_runner, random_prompts
 from tests.runtime.steps import execute
@@ -292,8 +293,6 @@ def test_int8_answers_are_close_to_those_of_bfloat16(tmp_path: Path) -> None:
 
 
 def test_auto_keeps_float32_and_bfloat16_but_computes_small_models_in_float32(runner: ModelRunner) -> None:
-    from dataclasses import replace
-
     small = runner.model_config
     large = replace(small, hidden_size=1024, vocab_size=100_000)
     config = EngineConfig(model_path="x")
@@ -354,6 +353,19 @@ def test_a_cache_that_cannot_be_is_refused_with_the_numbers(changes: dict[str, A
         size_kv_cache(SHAPE, **{**SIZING, **changes})
     for word in words:
         assert word in str(caught.value)
+
+
+def test_the_cache_may_be_asked_for_in_bytes(folder: Path) -> None:
+    assert make_runner(folder, kv_tokens=None, kv_bytes=768 * 100 + 767).num_slots == 100
+    with pytest.raises(InvalidRequest, match="0 tokens"):
+        make_runner(folder, kv_tokens=None, kv_bytes=767)
+
+
+def test_the_cache_may_be_asked_for_in_pages_and_in_one_unit_only() -> None:
+    config = EngineConfig(model_path="x", device="cpu", kv_pages=7, scheduler=SchedulerConfig(page_size=16))
+    assert resolve(config) == replace(config, kv_tokens=112, kv_pages=None)
+    with pytest.raises(InvalidRequest, match="one size; give one of kv_tokens, kv_pages"):
+        resolve(replace(config, kv_tokens=112))
 
 
 def test_a_cache_larger_than_memory_is_refused_at_start(folder: Path) -> None:

@@ -55,6 +55,11 @@ BAD = [
     (["--api-key-file", "/nowhere/at/all"], 2, "--api-key-file cannot be read"),
     (["--log-level", "loud"], 2, "warning"),
     (["--max-model-len", "32x"], 2, "whole number"),
+    (["--max-model-len", "1.5K"], 2, "whole number"),
+    (["--max-model-len", "1.0005k"], 2, "whole number"),
+    (["--max-model-len", "nank"], 2, "whole number"),
+    (["--max-model-len", "-2"], 2, "at least 1"),
+    (["--kv-bytes", "auto"], 2, "whole number"),
     (["--tensor-parallel-size", "2"], 2, "--tensor-parallel-size 2 is not possible here; only 1 can be: one server"),
     (["--default-chat-template-kwargs", "[]"], 2, "must be an object"),
     (["--default-chat-template-kwargs", "{a}"], 2, "must be a JSON object, got '{a}'"),
@@ -203,6 +208,22 @@ def test_several_names_and_keys_may_be_given(tmp_path: Path, capsys: pytest.Capt
     assert parse(f"--config {file} --api-key m".split())[0].api_key == ("m",)
     assert run(["--served-model-name", "a", "tiny"], capsys)[0] == 2
     assert run(["--served-model-name", "a", "tiny"], capsys)[1].endswith("takes all that follow it\n")
+
+
+@pytest.mark.parametrize(
+    ("text", "tokens"),
+    [("32k", 32_000), ("32K", 32_768), ("25.6k", 25_600), ("1m", 10**6), ("auto", None), ("-1", None)],
+)
+def test_a_context_length_is_read_as_vllm_reads_it(text: str, tokens: int | None) -> None:
+    for flags in (["--max-model-len", text], [f"--max_model_len={text}"]):
+        assert parse([*MODEL, "--context-length", "7", *flags])[1].context_length == tokens
+
+
+def test_the_size_of_the_cache_may_be_given_in_bytes_or_blocks() -> None:
+    assert parse([*MODEL, "--kv-cache-memory-bytes", "1.5g"])[1].kv_bytes == 1_500_000_000
+    assert parse([*MODEL, "--kv-cache-memory-bytes=2G"])[1].kv_bytes == 2 << 30
+    engine = parse([*MODEL, "--num-gpu-blocks-override", "512", "--block-size", "16"])[1]
+    assert (engine.kv_pages, engine.scheduler.page_size) == (512, 16)
 
 
 def test_settings_in_an_object_are_those_of_their_own_flags(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -94,6 +94,7 @@ def test_a_model_of_the_hubs_cache_is_served_under_its_name(tmp_path: Path, tiny
 @pytest.mark.parametrize(
     ("flags", "says"),
     [
+        (["--kv-pages", "8", "--kv-bytes", "1M"], "the KV cache has one size; give one of kv_bytes, kv_pages"),
         (["--revision", "main"], "revision 'main' is for names of the hub"),
         (
             ["--constrained-json-whitespace-pattern", " "],
@@ -121,7 +122,7 @@ def test_the_ready_line_names_the_address_and_the_model(process: Process) -> Non
 def test_what_the_cache_takes_and_why_is_said_before_that(process: Process) -> None:
     said, _, _ = process.started.partition("ready:")
     assert "bytes a token" in said
-    assert "as asked (kv_tokens)" in said
+    assert "as asked, of" in said
     assert "-> 4,096 tokens" in said
 
 

@@ -56,6 +56,8 @@ async def test_the_engines_counters_are_those_of_the_engine(start: StartServer, 
         EngineConfig(model_path=str(tiny_checkpoint), served_model_name=("fake",), kv_tokens=512, threads=1)
     )
     server = await start(engine)
+    async with server.http.get("/v1/models") as reply:
+        assert (await reply.json())["data"][0]["max_model_len"] == 512 < engine.context_length
     prompt = list(range(5, 45))
     for _ in range(2):
         async with server.http.post(TEXT, json={"model": "fake", "prompt": prompt, "max_tokens": 4}) as reply:

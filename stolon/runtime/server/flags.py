@@ -8,11 +8,11 @@ import difflib
 import sys
 import typing
 from collections.abc import Callable, Mapping, Sequence
+from decimal import Decimal
 from typing import Any, NoReturn
 
 from .. import limits
 from ..config import EngineConfig, SchedulerConfig
-from ..limits import Range
 from .errors import HttpError
 from .flags_file import ConfigFileError, arguments_of
 from .flags_foreign import FOREIGN, Foreign
@@ -28,7 +28,7 @@ _GROUPS: tuple[tuple[str, type, str], ...] = (
     (
         "memory and speed",
         EngineConfig,
-        "context_length kv_tokens kv_cache_dtype memory_fraction threads quantization deterministic",
+        "context_length kv_tokens kv_bytes kv_pages kv_cache_dtype memory_fraction threads quantization deterministic",
     ),
     ("graphs, on a GPU", EngineConfig, "cuda_graph cuda_graph_max_bs cuda_graph_seconds"),
     (
@@ -178,7 +178,7 @@ def _add(add: Callable[..., object], field: dataclasses.Field[Any], kind: Any) -
         dest=field.name,
         help=text,
         default=default,
-        type=str if kind is str else _number(kind, limits.FLAGS.get(field.name, limits.ANY_FLAG)),
+        type=str if kind is str else _number(kind, field.name),
         metavar="TEXT" if kind is str else "N",
     )
 
@@ -232,15 +232,22 @@ _SAME_VALUES = {
     "grammar_backend": {"xgrammar": "auto", "native": "auto", "guidance": "llguidance"},
     "schedule_policy": {"priority": "fcfs"},  # priority comes before every policy
 }
-_UNITS = {"k": 10**3, "K": 1 << 10, "m": 10**6, "M": 1 << 20}  # as vLLM reads --max-model-len 32k
+# values that leave a number open, as vLLM has them
+_OPEN = {"context_length": ("auto", "-1")}
+# as vLLM reads --max-model-len 32k and 25.6k
+_UNITS = {letter: 1000**power for power, letter in enumerate("kmgt", 1)}
+_BINARY_UNITS = {letter: 1024**power for power, letter in enumerate("KMGT", 1)}
 
 
-def _number(kind: type[int] | type[float], bounds: Range) -> Callable[[str], int | float]:
-    def read(text: str) -> int | float:
+def _number(kind: type[int] | type[float], name: str) -> Callable[[str], int | float | None]:
+    bounds = limits.FLAGS.get(name, limits.ANY_FLAG)
+
+    def read(text: str) -> int | float | None:
+        if text in _OPEN.get(name, ()):
+            return None
         try:
-            unit = _UNITS.get(text[-1:], 0) if kind is int else 0
-            value = int(text[:-1]) * unit if unit else kind(text)
-        except ValueError:
+            value = _whole(text) if kind is int else kind(text)
+        except (ValueError, ArithmeticError):
             word = "a whole number" if kind is int else "a number"
             raise argparse.ArgumentTypeError(f"must be {word}, {bounds}, got {text[:40]!r}") from None
         if not bounds.holds(value):
@@ -248,6 +255,18 @@ def _number(kind: type[int] | type[float], bounds: Range) -> Callable[[str], int
         return value
 
     return read
+
+
+def _whole(text: str) -> int:
+    """Raises ValueError or ArithmeticError for what is no whole number, perhaps with a unit."""
+    if text[-1:] in _BINARY_UNITS:
+        return int(text[:-1]) * _BINARY_UNITS[text[-1]]
+    if text[-1:] in _UNITS:
+        value = Decimal(text[:-1]) * _UNITS[text[-1]]
+        if value != int(value):
+            raise ValueError(text)
+        return int(value)
+    return int(text)
 
 
 class _Help(argparse.HelpFormatter):

@@ -93,7 +93,6 @@ FOREIGN: tuple[Foreign, ...] = (
     _idle_value("--code-revision", "no code of a checkpoint is ever run"),
     _idle_value("--swap-space", "a preempted request keeps its prefix in the cache"),
     _idle("--disable-frontend-multiprocessing", "there is one process"),
-    _refused_value("--num-gpu-blocks-override --kv-cache-memory-bytes", "give the size in tokens: --kv-tokens"),
     _refused_value("--completion-template", "a completion takes its prompt as it is"),
     _refused("--trust-request-chat-template", "templates come from the checkpoint or --chat-template, never a request"),
     _refused_value("--ssl-ca-certs", "clients are known by their key; put a proxy in front that asks for certificates"),

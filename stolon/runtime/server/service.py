@@ -173,6 +173,11 @@ class Service:
         return served
 
     @property
+    def longest(self) -> int:
+        """Most tokens of a prompt and its answer, or of a text."""
+        return self.served.context_length if self._engine is None else self._engine.room(0)
+
+    @property
     def engine(self) -> Engine:
         """Raises HttpError 503 while there is none, 400 if the model makes embeddings."""
         if self._engine is None:

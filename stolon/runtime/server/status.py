@@ -60,7 +60,7 @@ def _model(service: Service, engine: Served, name: str) -> JsonObject:
         "owned_by": "stolon",
         "root": engine.model_name,
         "parent": None,
-        "max_model_len": engine.context_length,
+        "max_model_len": service.longest,
     }
 
 

@@ -59,7 +59,7 @@ async def tokenize(service: Service, request: Request) -> web.StreamResponse:
         with noted(settings.request_log, "tokenize", served.tokenizer) as texts:
             tokens = await _tokens(service, values)
             texts.append(tokens)
-        whole: JsonObject = {"tokens": tokens, "count": len(tokens), "max_model_len": served.context_length}
+        whole: JsonObject = {"tokens": tokens, "count": len(tokens), "max_model_len": service.longest}
         if values.get("return_token_strs", False):
             whole["token_strs"] = [served.tokenizer.token_text(token) for token in tokens]
         return web.Response(body=wire.dumps(whole), content_type="application/json")
