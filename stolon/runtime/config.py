@@ -12,6 +12,7 @@ KVDType = Literal["auto", "fp8_e4m3"]
 LoadFormat = Literal["auto", "safetensors", "dummy"]
 GrammarBackend = Literal["auto", "automaton", "llguidance", "outlines"]
 SchedulePolicy = Literal["lpm", "dfs-weight", "fcfs"]
+RadixEvictionPolicy = Literal["lru", "lfu", "priority"]
 Pooling = Literal["mean", "cls", "last"]
 
 
@@ -48,6 +49,13 @@ class SchedulerConfig:
     max_overtakes: int = field(default=64, metadata=flag("how often a waiting request may be overtaken"))
     radix_cache: bool = field(
         default=True, metadata=flag("keep computed prefixes for later requests", "--no-enable-prefix-caching")
+    )
+    radix_eviction_policy: RadixEvictionPolicy = field(
+        default="lru",
+        metadata=flag(
+            "which cached prefixes go first where memory is needed: lru: the least recently used; lfu: those that the "
+            "fewest requests have found; priority: those of the lowest priority; of equals the least recently used"
+        ),
     )
     pin_share: float = field(default=0.9, metadata=flag("largest share of the cache that live programs may pin"))
     pin_seconds: float = field(default=30.0, metadata=flag("how long a live program's prefix stays pinned after use"))

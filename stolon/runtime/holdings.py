@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from .config import RadixEvictionPolicy
 from .pages import PagePool
 from .radix import NO_SLOTS, RadixNode, RadixTree
 from .sequence import Sequence
@@ -36,15 +37,22 @@ class Holdings:
 
     A sequence's positions below `node.end` lie in the tree, which it locks; those up to `allocated` are its own.
 
-    share: False keeps the tree empty: nothing is reused
+    share: False keeps the tree empty: nothing is reused; eviction: what of it goes first
     most_pinned: tokens that live programs may pin together
     """
 
     def __init__(
-        self, pool: PagePool, *, share: bool, most_pinned: int, pin_seconds: float, clock: Callable[[], float]
+        self,
+        pool: PagePool,
+        *,
+        share: bool,
+        most_pinned: int,
+        pin_seconds: float,
+        clock: Callable[[], float],
+        eviction: RadixEvictionPolicy = "lru",
     ) -> None:
         self.pool = pool
-        self.tree = RadixTree(pool.page_size)
+        self.tree = RadixTree(pool.page_size, eviction)
         self.page_size = pool.page_size
         self.share = share
         self.evicted = 0
@@ -95,6 +103,8 @@ class Holdings:
         """Hold the first `length` tokens, found at `node` by `tree.match`."""
         node = self.tree.anchor(node, length)
         self.tree.lock(node)
+        node.uses += 1
+        node.priority = max(node.priority, sequence.priority)
         sequence.node = node
         sequence.slots = np.empty(max(16, self.round_up(len(sequence.tokens) + 8)), np.int32)
         self.tree.read(node, 0, sequence.slots)
@@ -204,6 +214,7 @@ class Holdings:
         assert held is not None
         self.tree.lock(node)
         self.tree.unlock(held)
+        node.priority = max(node.priority, sequence.priority)
         sequence.node = node
 
     def _free_own(self, sequence: Sequence) -> None:

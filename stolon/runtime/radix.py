@@ -9,16 +9,27 @@ from __future__ import annotations
 
 import heapq
 from array import array
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from operator import attrgetter
 
 import numpy as np
 from numpy.typing import NDArray
 
+from .config import RadixEvictionPolicy
 from .pages import InvariantError
 
 Edge = int | bytes | tuple[str, int | bytes]
 
 NO_SLOTS = np.empty(0, np.int32)
+NOBODYS = -(1 << 63)  # a priority below all
+
+# What a node is worth by each policy. It may only grow while the node lives, as entries of the heap are not looked for.
+Worth = int | tuple[int, int]
+_WORTH: dict[RadixEvictionPolicy, Callable[[RadixNode], Worth]] = {
+    "lru": attrgetter("access"),
+    "lfu": attrgetter("uses", "access"),
+    "priority": attrgetter("priority", "access"),
+}
 
 
 class RadixNode:
@@ -30,6 +41,8 @@ class RadixNode:
     locks: sequences that hold exactly this node, and children that are locked
     pins: the same for live programs; a pin yields when memory is needed, a lock does not
     access: tick of the last use; queued: it has an entry in the eviction heap
+    uses: admissions that found it and nothing below it, but for what has been evicted there since: in a leaf, all
+    priority: the highest of those that computed or found it, in the same sense; `lru` does not hand these two on
     step, writer: which step wrote it (0: known to be good) and for which sequence
     """
 
@@ -43,10 +56,12 @@ class RadixNode:
         "locks",
         "parent",
         "pins",
+        "priority",
         "queued",
         "serial",
         "slots",
         "step",
+        "uses",
         "writer",
     )
 
@@ -63,6 +78,8 @@ class RadixNode:
         self.locks = 0
         self.pins = 0
         self.access = 0
+        self.uses = 0
+        self.priority = NOBODYS
         self.alive = True
         self.queued = False
         self.step = 0
@@ -91,7 +108,7 @@ class RadixTree:
     epoch: changes whenever a match could come out differently
     """
 
-    def __init__(self, page_size: int = 1) -> None:
+    def __init__(self, page_size: int = 1, eviction: RadixEvictionPolicy = "lru") -> None:
         self.page_size = page_size
         self.root = RadixNode(None, 0, array("i"), NO_SLOTS, 0)
         self.cached = 0
@@ -101,7 +118,11 @@ class RadixTree:
         self.epoch = 0
         self._serial = 0
         self._tick = 0
-        self._heap: list[tuple[int, int, int, RadixNode]] = []
+        self._worth = _WORTH[eviction]
+        self._heap: list[tuple[Worth, int, int, RadixNode]] = []
+        self._is_lru = eviction == "lru"
+        self._wanted: set[RadixNode] = set()  # by `lru`, nothing
+        self._spared: list[tuple[Worth, int, int, RadixNode]] = []  # entries of wanted nodes whose turn it was
 
     @property
     def grown(self) -> int:
@@ -111,11 +132,6 @@ class RadixTree:
     @property
     def now(self) -> int:
         """The latest moment that `RadixNode.access` can have."""
-        return self._tick
-
-    def tick(self) -> int:
-        """A moment for `RadixNode.access`, later than all before."""
-        self._tick += 1
         return self._tick
 
     # -- finding
@@ -214,7 +230,8 @@ class RadixTree:
         self.epoch += 1
         upper = RadixNode(node.parent, node.edge, node.key[:cut], node.slots[:cut], self._serial)
         node.parent.children[node.edge] = upper
-        # The lower part stays the same object: whoever holds it, holds what it held.
+        # The lower part stays the same object: whoever holds it, holds what it held. It keeps its uses and its
+        # priority, too, and leaves them to the upper part when it goes.
         node.edge = node.key[cut] if self.page_size == 1 else node.key[cut : cut + self.page_size].tobytes()
         node.parent, node.key, node.slots = upper, node.key[cut:], node.slots[cut:]
         upper.children[node.edge] = node
@@ -288,29 +305,56 @@ class RadixTree:
 
     # -- shrinking
 
+    def want(self, nodes: list[RadixNode]) -> None:
+        """Those that wait are about to use these: they go last, until it is called again.
+
+        By `lru` they count as just used instead.
+        """
+        if self._is_lru:
+            self._tick += 1
+            for node in nodes:
+                node.access = self._tick
+        else:
+            self._wanted = set(nodes)
+            for entry in self._spared:
+                heapq.heappush(self._heap, entry)
+            self._spared = []
+
     def _offer(self, node: RadixNode) -> None:
         """Queue a leaf for eviction, if it is one and nobody holds it. Entries that turn stale are skipped later."""
         if not (node.queued or node.children or node.locks or node.pins or node.parent is None):
             node.queued = True
-            heapq.heappush(self._heap, (node.access, node.end, node.serial, node))
+            heapq.heappush(self._heap, (self._worth(node), node.end, node.serial, node))
 
     def evict(self, count: int) -> list[NDArray[np.int32]]:
-        """Drop the least recently used leaves, the last one in part, until `count` tokens (whole pages) are gone.
+        """Drop the leaves that are worth least, the last one in part, until `count` tokens (whole pages) are gone.
 
         returns: the slots that became free; fewer than asked for if nothing more is evictable
         """
         freed: list[NDArray[np.int32]] = []
-        while count > 0 and self._heap:
-            access, _, _, node = heapq.heappop(self._heap)
+        while count > 0 and (self._heap or self._spares_no_more()):
+            entry = heapq.heappop(self._heap)
+            node = entry[3]
             node.queued = False
             if not node.alive or node.children or node.locks or node.pins:
                 continue
-            if access == node.access:
+            if entry[0] == self._worth(node):
+                if self._wanted and node in self._wanted:
+                    node.queued = True
+                    self._spared.append(entry)
+                    continue
                 freed.append(self._cut(node, min(count, len(node.key))))
                 count -= len(freed[-1])
             if node.alive:
                 self._offer(node)
         return freed
+
+    def _spares_no_more(self) -> bool:
+        """Nothing else is left: what was spared is to go, if there is any."""
+        self._wanted = set()
+        self._heap, self._spared = self._spared, []
+        heapq.heapify(self._heap)
+        return bool(self._heap)
 
     def _cut(self, leaf: RadixNode, count: int) -> NDArray[np.int32]:
         """Take the last `count` tokens of an evictable leaf out of the tree."""
@@ -333,6 +377,9 @@ class RadixTree:
         self.cached -= len(leaf.key)
         self.evictable -= len(leaf.key)
         self.epoch += 1
+        if not self._is_lru:
+            parent.uses += leaf.uses
+            parent.priority = max(parent.priority, leaf.priority)
         self._offer(parent)
         return leaf.slots
 

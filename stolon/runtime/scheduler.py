@@ -58,6 +58,7 @@ class Scheduler:
             most_pinned=int(config.pin_share * num_slots),
             pin_seconds=config.pin_seconds,
             clock=clock,
+            eviction=config.radix_eviction_policy,
         )
         self.roster = Roster(config, self.holdings, self.counters, clock)
         self._planner = Planner(config, self.roster)

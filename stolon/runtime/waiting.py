@@ -65,6 +65,8 @@ class WaitingQueue:
         self._priorities[sequence.priority] -= 1
         if not self._priorities[sequence.priority]:
             del self._priorities[sequence.priority]
+        if not self._candidates:
+            self._holdings.tree.want([])
 
     @property
     def highest_priority(self) -> float:
@@ -103,12 +105,9 @@ class WaitingQueue:
 
     def _look_up_all(self, candidates: list[Candidate]) -> None:
         """`look_up`, and tell the tree what is wanted: it evicts that after what nobody waits for."""
-        tree = self._holdings.tree
-        now = tree.tick()
         for candidate in candidates:
             self.look_up(candidate)
-            if candidate.node is not None:
-                candidate.node.access = now
+        self._holdings.tree.want([c.node for c in candidates if c.node is not None])
 
     def rank(self, candidate: Candidate) -> Rank:
         """Smallest first: who was overtaken too often, priority, who was preempted, turn, cached prefix, arrival."""

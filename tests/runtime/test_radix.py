@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from hypothesis.strategies import data, integers, lists, sampled_from
 
+from stolon.runtime.config import RadixEvictionPolicy
 from stolon.runtime.invariants import check_tree
 from stolon.runtime.pages import InvariantError
 from stolon.runtime.radix import RadixNode, RadixTree, common_prefix
@@ -131,10 +132,11 @@ def test_deep_chains_do_not_recurse() -> None:
     assert tree.cached == tree.evictable == 0
 
 
-def test_eviction_does_not_look_at_all_leaves() -> None:
-    tree = RadixTree()
-    for i in range(100_000):
-        insert(tree, tokens_of(i, 0), first=2 * i)
+@pytest.mark.parametrize("policy", ["lru", "lfu", "priority"])
+def test_eviction_does_not_look_at_all_leaves(policy: RadixEvictionPolicy) -> None:
+    tree = RadixTree(eviction=policy)
+    leaves = [insert(tree, tokens_of(i, 0), first=2 * i) for i in range(100_000)]
+    tree.want(leaves[:1024])
     best = 1.0
     for _ in range(5):
         start = time.perf_counter()
@@ -146,9 +148,9 @@ def test_eviction_does_not_look_at_all_leaves() -> None:
 class RadixMachine(RuleBasedStateMachine):
     """The tree against a dictionary from every cached prefix of whole pages to the slots of its last page."""
 
-    @initialize(page_size=sampled_from([1, 1, 2, 3]))
-    def start(self, page_size: int) -> None:
-        self.tree = RadixTree(page_size)
+    @initialize(page_size=sampled_from([1, 1, 2, 3]), policy=sampled_from(["lru", "lfu", "priority"]))
+    def start(self, page_size: int, policy: RadixEvictionPolicy) -> None:
+        self.tree = RadixTree(page_size, policy)
         self.page_size = page_size
         self.cached: dict[tuple[str, Tokens], Tokens] = {}
         self.locked: list[tuple[RadixNode, str, Tokens]] = []
@@ -189,6 +191,11 @@ class RadixMachine(RuleBasedStateMachine):
         found = slots_of(self.tree, node, length)
         assert found == [slot for n in self.pages(length) for slot in self.cached[salt, tuple(tokens[:n])]]
         self.places.append((salt, key, node, length))
+
+    @rule(choices=lists(integers(0, 1000), max_size=4))
+    def want(self, choices: list[int]) -> None:
+        nodes = list(self.tree.nodes())
+        self.tree.want([nodes[choice % len(nodes)] for choice in choices if nodes])
 
     @precondition(lambda self: self.places)
     @rule(choice=integers(0, 1000))

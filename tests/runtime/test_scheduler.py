@@ -201,6 +201,31 @@ def test_a_prompt_in_progress_takes_over_what_others_have_computed_meanwhile(fol
     )  # 20..28 it computed itself, three in each of the steps until the first had ended
 
 
+def found_after_a_flood(policy: str, *, priority: int = 0) -> int | None:
+    """How much of a prefix is still cached after four requests for it, and others for three times the cache."""
+    engine = Engine(slots=300, config={"radix_eviction_policy": policy, "max_running_requests": 1})
+    prefix = prompt_of(100)
+    for i in range(4):
+        engine.submit([*prefix, VOCABULARY + i], max_tokens=2, priority=priority)
+        engine.run()
+    for i in range(9):
+        engine.submit(prompt_of(100, seed=1 + i), max_tokens=2)
+        engine.run()
+    last = engine.submit([*prefix, VOCABULARY], max_tokens=2)
+    engine.run().check_answers()
+    return last.cached
+
+
+def test_lfu_keeps_what_was_often_found_where_lru_loses_it() -> None:
+    assert (found_after_a_flood("lfu"), found_after_a_flood("lru")) == (100, 0)
+
+
+def test_priority_keeps_what_was_important_where_lru_loses_it() -> None:
+    assert found_after_a_flood("priority", priority=1) == 100
+    assert found_after_a_flood("priority") == 0
+    assert found_after_a_flood("lru", priority=1) == 0
+
+
 # -- order
 
 

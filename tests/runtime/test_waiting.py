@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis.strategies import integers, lists, sampled_from, tuples
 
 from stolon.lang.types import SamplingParams
-from stolon.runtime.config import SchedulePolicy
+from stolon.runtime.config import RadixEvictionPolicy, SchedulePolicy
 from stolon.runtime.holdings import Holdings
 from stolon.runtime.pages import PagePool
 from stolon.runtime.sequence import Sequence
@@ -22,10 +22,12 @@ Cached = list[tuple[str, list[int]]]
 OTHER = 9  # a token that nothing cached goes on with
 
 
-def queue_of(policy: SchedulePolicy, cached: Cached, *, share: bool = True) -> WaitingQueue:
+def queue_of(
+    policy: SchedulePolicy, cached: Cached, *, share: bool = True, eviction: RadixEvictionPolicy = "lru"
+) -> WaitingQueue:
     """A queue before a tree that holds `cached`: salts and tokens."""
     pool = PagePool(100_000, 1)
-    holdings = Holdings(pool, share=share, most_pinned=0, pin_seconds=0.0, clock=lambda: 0.0)
+    holdings = Holdings(pool, share=share, most_pinned=0, pin_seconds=0.0, clock=lambda: 0.0, eviction=eviction)
     for salt, tokens in cached:
         slots = np.arange(len(tokens), dtype=np.int32)
         holdings.tree.insert(holdings.tree.root, array("i", tokens), len(tokens), slots, salt)
@@ -101,6 +103,22 @@ def test_of_equal_weights_the_first_to_arrive_comes_first() -> None:
     for prompt in ([1, 1, 2, OTHER], [3, 3, OTHER], [3, OTHER], [1, 1, 1, 1, OTHER]):
         wait(queue, prompt)
     assert order(queue) == [1, 4, 2, 3]
+
+
+@pytest.mark.parametrize("eviction", ["lru", "lfu", "priority"])
+def test_what_somebody_waits_for_is_not_evicted_while_he_waits(eviction: RadixEvictionPolicy) -> None:
+    queue = queue_of("lpm", [("", [first] * 3) for first in (1, 2, 3)], eviction=eviction)
+    tree = queue._holdings.tree
+    wanted, *others = [tree.match(array("i", [first] * 3), 3)[0] for first in (1, 2, 3)]
+    for node in others:
+        node.uses, node.priority = 5, 5
+    waiting = wait(queue, [1, 1, 1, OTHER])
+    queue.in_order()
+    tree.evict(3)
+    assert (wanted.alive, [node.alive for node in others]) == (True, [False, True])
+    queue.remove(waiting)
+    tree.evict(3)
+    assert wanted.alive == (eviction == "lru")  # by which it counts as used
 
 
 def walked(cached: Cached, waiting: list[Sequence]) -> list[int]:

@@ -77,6 +77,7 @@ BAD = [
     (["--speculative-config", "{}"], 2, "speculative decoding is not supported"),
     (["--load-format=gguf"], 2, "invalid choice"),
     (["--schedule-policy", "random"], 2, "dfs-weight"),
+    (["--radix-eviction-policy", "slru"], 2, "lfu"),
     (["--kv-cache-dtype", "fp8_e5m2"], 2, "fp8_e4m3"),
     (["elsewhere"], 2, "two models are named: elsewhere and --model-path somewhere"),
     (["--config", "/nowhere.yaml"], 2, "--config /nowhere.yaml cannot be read"),
@@ -188,6 +189,7 @@ def test_values_and_spellings_of_vllm_are_ours(capsys: pytest.CaptureFixture[str
     policies |= {"scheduling-policy fcfs": "fcfs", "scheduling-policy priority": "fcfs"}
     for said, policy in policies.items():
         assert parse(["tiny", *f"--{said}".split()])[1].scheduler.schedule_policy == policy
+    assert parse("tiny --radix-eviction-policy lfu".split())[1].scheduler.radix_eviction_policy == "lfu"
     overrides = """{"rope_theta": 2}"""
     assert parse(["tiny", "--json-model-override-args", overrides])[1].hf_overrides == overrides
     hub = "org/m --revision v1 --tokenizer t --tokenizer_revision v2 --download-dir d"

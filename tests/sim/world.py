@@ -41,6 +41,7 @@ def random_config(rng: random.Random) -> SchedulerConfig:
         schedule_policy=rng.choice(["lpm", "lpm", "dfs-weight", "fcfs"]),
         max_overtakes=rng.choice([1, 3, 64]),
         radix_cache=rng.random() < 0.9,
+        radix_eviction_policy=rng.choice(["lru", "lru", "lfu", "priority"]),
         pin_share=rng.choice([0.0, 0.3, 0.7]),
         pin_seconds=rng.choice([0.5, 20.0]),
         check=True,

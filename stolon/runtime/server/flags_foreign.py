@@ -51,7 +51,6 @@ FOREIGN: tuple[Foreign, ...] = (
     _only("--dp-size --dp --data-parallel-size -dp", "1", _ONE_DEVICE),
     _only("--pp-size --pp --pipeline-parallel-size -pp", "1", _ONE_DEVICE),
     _only("--nnodes", "1", _ONE_DEVICE),
-    _only("--radix-eviction-policy", "lru", "the least recently used prefix goes first"),
     _only("--stream-interval", "1", "every token is sent as it comes, and joined for readers that fall behind"),
     Foreign(
         names=("--runner",),
