@@ -75,7 +75,7 @@ async def _question(engine: Engine, values: Values, settings: ServerConfig) -> t
     params = openai_params(
         prepared.shown(values),
         engine.sampling_defaults,
-        max_tokens=fit(engine, prepared.prompt, wanted, None, name),
+        max_tokens=fit(engine, prepared.prompt, wanted, None, name, lowers=settings.allow_auto_truncate),
         logprobs=_wanted_logprobs(values),
     )
     question = prepared.question(params, values, settings.request_timeout_s)
@@ -105,6 +105,7 @@ def _talk(values: Values, settings: ServerConfig) -> Talk:
         continue_final=continues(values),
         separate_reasoning=values.get("separate_reasoning", True),
         variables=values.get("chat_template_kwargs", {}),
+        cuts=True,
     )
 
 

@@ -18,10 +18,11 @@ from .body import JsonObject, read_object
 from .constraints import asked_constraint
 from .errors import HttpError, invalid
 from .fields import Check, Field, Values, boolean, number, object_of
-from .prompts import check_model, encode_text, fit, prompt_list
+from .prompts import check_model, cut, encode_text, fit, prompt_list
 from .request import Request
 from .sampling import UNSUPPORTED, StreamOptions, most_answers, openai_params, openai_table
 from .service import Engine, Service, Tokenizer
+from .settings import ServerConfig
 from .stream import send
 
 _DEFAULT_TOKENS = 16  # OpenAI's
@@ -69,8 +70,8 @@ async def answer(service: Service, request: Request) -> web.StreamResponse:
         values = request_body(engine.vocab_size)("", found)
         prompts: list[str | list[int]] = values["prompt"]
         drawn = _check(values, len(prompts))
-        questions = await _questions(engine, values, prompts, drawn, settings.request_timeout_s)
-        form = _form(engine, values, prompts)
+        questions = await _questions(engine, values, prompts, drawn, settings)
+        form = _form(engine, values, prompts, questions, settings)
         if values.get("stream", False):
             events = _Events(form, questions, values.get("stream_options", StreamOptions()))
             return await send(service, request, ask_all(engine, questions), events)
@@ -103,7 +104,7 @@ def _check(values: Values, prompts: int) -> int:
 
 
 async def _questions(
-    engine: Engine, values: Values, prompts: Sequence[str | list[int]], drawn: int, timeout_s: float
+    engine: Engine, values: Values, prompts: Sequence[str | list[int]], drawn: int, settings: ServerConfig
 ) -> list[Question]:
     wanted: int | None = values.get("max_tokens", None)
     logprobs: int | None = values.get("logprobs", None)
@@ -113,11 +114,13 @@ async def _questions(
     questions: list[Question] = []
     for place, prompt in enumerate(prompts):
         path = "prompt" if len(prompts) == 1 else f"prompt[{place}]"
-        ids = await encode_text(engine, prompt, path) if isinstance(prompt, str) else prompt
+        cuts = settings.allow_auto_truncate
+        whole = await encode_text(engine, prompt, path, cuts=cuts) if isinstance(prompt, str) else prompt
+        ids = cut(engine, whole, settings)
         params = openai_params(
             drawing,
             engine.sampling_defaults,
-            max_tokens=fit(engine, ids, wanted, _DEFAULT_TOKENS, "max_tokens"),
+            max_tokens=fit(engine, ids, wanted, _DEFAULT_TOKENS, "max_tokens", lowers=cuts),
             # the best of several is known by its log-probabilities
             logprobs=0 if logprobs is None and drawn > values.get("n", 1) else logprobs,
             prompt_logprobs=echoed,
@@ -128,20 +131,34 @@ async def _questions(
                 params=params,
                 salt=values.get("cache_salt", ""),
                 priority=values.get("priority", 0),
-                timeout_s=timeout_s,
+                timeout_s=settings.request_timeout_s,
                 asked=asked,
             )
         )
     return questions
 
 
-def _form(engine: Engine, values: Values, prompts: Sequence[str | list[int]]) -> _Form:
+def _echoed(engine: Engine, prompt: str | list[int], question: Question, settings: ServerConfig) -> str:
+    """The prompt as text, as much of it as was read."""
+    if isinstance(prompt, str) and not settings.allow_auto_truncate:
+        return prompt
+    return engine.tokenizer.decode(question.prompt)
+
+
+def _form(
+    engine: Engine,
+    values: Values,
+    prompts: Sequence[str | list[int]],
+    questions: Sequence[Question],
+    settings: ServerConfig,
+) -> _Form:
     echo = values.get("echo", False)
+    pairs = zip(prompts, questions, strict=True) if echo else ()
     return _Form(
         id=wire.new_id("cmpl"),
         created=int(time.time()),
         model=engine.model_name,
-        prompts=[engine.tokenizer.decode(p) if isinstance(p, list) else p for p in prompts] if echo else [],
+        prompts=[_echoed(engine, *pair, settings) for pair in pairs],
         echo=echo,
         logprobs=values.get("logprobs", None),
         answers=values.get("n", 1),

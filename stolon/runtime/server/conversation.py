@@ -105,6 +105,8 @@ def _message(path: str, value: object) -> Message:
     return fields
 
 
+_TEXTS = ("content", "reasoning_content")
+
 # a conversation of at least one message
 messages: Field[Messages] = list_of(Field(_MESSAGE.schema, _message), LENGTHS["messages"])
 
@@ -116,6 +118,19 @@ def characters(conversation: Messages) -> int:
     )
 
 
+def shortened(conversation: Messages, size: int) -> Messages:
+    """The same messages with no more than the first `size` characters of `texts`."""
+    found: Messages = []
+    for message in conversation:
+        kept = dict(message)
+        for name in _TEXTS:
+            if name in kept:
+                kept[name] = kept[name][:size]
+                size -= len(kept[name])
+        found.append(kept)
+    return found
+
+
 def texts(conversation: Messages) -> list[str]:
     """Its contents and thoughts."""
-    return [message[name] for message in conversation for name in ("content", "reasoning_content") if name in message]
+    return [message[name] for message in conversation for name in _TEXTS if name in message]

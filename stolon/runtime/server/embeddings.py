@@ -19,6 +19,7 @@ from .prompts import check_model, prompt_list
 from .request import Request
 from .sampling import UNSUPPORTED
 from .service import Embedder, Service
+from .settings import ServerConfig
 
 if TYPE_CHECKING:
     from ..packed import Tokens
@@ -73,7 +74,7 @@ async def answer(service: Service, request: Request) -> web.StreamResponse:
         if dimensions is not None and dimensions > engine.width:
             message = f"dimensions must be at most {engine.width}, the model's own, got {dimensions}"
             raise invalid(message, "dimensions")
-        texts = await _framed(engine, values["input"], longest(engine, values))
+        texts = await _framed(engine, values["input"], longest(engine, values, settings))
         vectors = await engine.embed(texts, dimensions=dimensions, timeout_s=settings.request_timeout_s)
         if values.get("encoding_format") == "base64":
             written: Sequence[object] = [base64.b64encode(row.astype("<f4").tobytes()).decode() for row in vectors]
@@ -82,9 +83,9 @@ async def answer(service: Service, request: Request) -> web.StreamResponse:
         return web.Response(body=_body(engine, written, texts), content_type="application/json")
 
 
-def longest(engine: Embedder, values: Values) -> int | None:
+def longest(engine: Embedder, values: Values, settings: ServerConfig) -> int | None:
     """How many tokens of a text are kept; None: all, and too many are an error."""
-    wanted: int | None = values.get("truncate_prompt_tokens")
+    wanted: int | None = values.get("truncate_prompt_tokens", -1 if settings.allow_auto_truncate else None)
     return engine.context_length if wanted == -1 else wanted
 
 

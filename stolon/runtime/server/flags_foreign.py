@@ -96,7 +96,6 @@ FOREIGN: tuple[Foreign, ...] = (
     _refused("--trust-request-chat-template", "templates come from the checkpoint or --chat-template, never a request"),
     _refused_value("--ssl-ca-certs", "clients are known by their key; put a proxy in front that asks for certificates"),
     _refused("--skip-tokenizer-init", "texts are made here; there is no way without the tokenizer"),
-    _refused("--allow-auto-truncate", "a prompt that is too long is an error; shorten it where it is made"),
     _refused_value("--speculative-algorithm --speculative-algo --speculative-config", _NO_GUESSING),
     _refused_value("--speculative-draft-model-path --speculative-num-draft-tokens", _NO_GUESSING),
     _refused("--enable-lora", _NO_LORA),

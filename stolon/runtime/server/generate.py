@@ -18,10 +18,11 @@ from .conversation import Messages, messages
 from .errors import invalid
 from .fields import Check, Field, Values, boolean, list_of, number, object_of, string, token_ids, wrong_type
 from .native import Form, NativeEvents, replies
-from .prompts import encode_chat, encode_text, fit, token_list
+from .prompts import cut, encode_chat, encode_text, fit, token_list
 from .request import Request
 from .sampling import UNSUPPORTED, most_answers, native_params, native_sampling
 from .service import Engine, Service
+from .settings import ServerConfig
 from .stream import send
 
 _DEFAULT_TOKENS = 128  # SGLang's
@@ -65,7 +66,7 @@ async def answer(service: Service, request: Request) -> web.StreamResponse:
         found = await read_object(request, settings)
         values = request_body(engine.vocab_size)("", found)
         name, given = _given(values)
-        questions = await _questions(engine, values, name, given, settings.request_timeout_s)
+        questions = await _questions(engine, values, name, given, settings)
         form = Form(
             id=values.get("rid") or wire.new_id("gen"),
             questions=questions,
@@ -93,17 +94,19 @@ def _given(values: Values) -> tuple[str, Input | _Batch]:
 
 
 async def _questions(
-    engine: Engine, values: Values, name: str, given: Input | _Batch, timeout_s: float
+    engine: Engine, values: Values, name: str, given: Input | _Batch, settings: ServerConfig
 ) -> list[Question]:
     inputs = given.inputs if isinstance(given, _Batch) else [given]
     sampling = _for_each(values.get("sampling_params", {}), len(inputs))
     most_answers(sum(each.get("n", 1) for each in sampling), "sampling_params.n")
+    cuts = settings.allow_auto_truncate
     questions: list[Question] = []
     for place, (each, how) in enumerate(zip(inputs, sampling, strict=True)):
         path = f"{name}[{place}]" if isinstance(given, _Batch) else name
-        prompt = await _encode(engine, each, path, values.get("continue_final_message", False))
+        continues = values.get("continue_final_message", False)
+        prompt = cut(engine, await _encode(engine, each, path, continues, cuts=cuts), settings)
         wanted = how.get("max_new_tokens")
-        max_tokens = fit(engine, prompt, wanted, _DEFAULT_TOKENS, "sampling_params.max_new_tokens")
+        max_tokens = fit(engine, prompt, wanted, _DEFAULT_TOKENS, "sampling_params.max_new_tokens", lowers=cuts)
         questions.append(
             Question(
                 prompt=prompt,
@@ -112,7 +115,7 @@ async def _questions(
                 ),
                 salt=values.get("cache_salt", ""),
                 priority=values.get("priority", 0),
-                timeout_s=timeout_s,
+                timeout_s=settings.request_timeout_s,
                 asked=_asked(how),
             )
         )
@@ -129,11 +132,11 @@ def _asked(how: Values) -> Asked | None:
     return replace(asked, constraint=replace(asked.constraint, after=after)) if asked and after else asked
 
 
-async def _encode(engine: Engine, given: Input, path: str, continue_final: bool) -> list[int]:
+async def _encode(engine: Engine, given: Input, path: str, continue_final: bool, *, cuts: bool) -> list[int]:
     if isinstance(given, str):
-        return await encode_text(engine, given, path)
+        return await encode_text(engine, given, path, cuts=cuts)
     if given and isinstance(given[0], dict):
-        return await encode_chat(engine, cast(Messages, given), continue_final=continue_final)
+        return await encode_chat(engine, cast(Messages, given), continue_final=continue_final, cuts=cuts)
     return cast("list[int]", given)
 
 

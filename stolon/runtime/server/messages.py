@@ -70,8 +70,8 @@ async def answer(service: Service, request: Request) -> web.StreamResponse:
         found = await read_object(request, settings)
         check_model(found, engine)
         values = REQUEST_BODY("", found)
-        prepared = await _prepared(engine, values, settings)
-        question = _question(engine, values, prepared, settings.request_timeout_s)
+        prepared = await _prepared(engine, values, settings, cuts=True)
+        question = _question(engine, values, prepared, settings)
         form = _Form(engine.model_name, prepared, parallel=_choice(values)[1])
         if values.get("stream", False):
             return await send(service, request, ask_all(engine, [question]), _Events(form))
@@ -100,7 +100,7 @@ def _choice(values: Values) -> tuple[Choice | None, bool]:
     return values.get("tool_choice", (None, True))
 
 
-async def _prepared(engine: Engine, values: Values, settings: ServerConfig) -> Prepared:
+async def _prepared(engine: Engine, values: Values, settings: ServerConfig, *, cuts: bool = False) -> Prepared:
     choice, parallel = _choice(values)
     system = [{"role": "system", "content": values["system"]}] if values.get("system") else []
     messages = [*system, *values["messages"]]
@@ -111,18 +111,20 @@ async def _prepared(engine: Engine, values: Values, settings: ServerConfig) -> P
         # an answer may be begun for the model
         continue_final=last["role"] == "assistant" and "tool_calls" not in last,
         variables={"enable_thinking": False} if "thinking" in values else {},
+        cuts=cuts,
     )
     return await prepare(engine, settings, talk)
 
 
-def _question(engine: Engine, values: Values, prepared: Prepared, timeout_s: float) -> Question:
+def _question(engine: Engine, values: Values, prepared: Prepared, settings: ServerConfig) -> Question:
+    wanted, lowers = values["max_tokens"], settings.allow_auto_truncate
     params = SamplingParams(
-        max_tokens=fit(engine, prepared.prompt, values["max_tokens"], None, "max_tokens"),
+        max_tokens=fit(engine, prepared.prompt, wanted, None, "max_tokens", lowers=lowers),
         stop=tuple(values.get("stop_sequences", ())),
         seed=values.get("seed"),
         **drawing(prepared.shown(values), engine.sampling_defaults),
     )
-    return prepared.question(params, values, timeout_s)
+    return prepared.question(params, values, settings.request_timeout_s)
 
 
 def _end(finish: FinishReason | None, matched: str | int | None, calls: int) -> JsonObject:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
@@ -12,7 +13,7 @@ from .. import limits
 from ..limits import LENGTHS
 from . import wire
 from .body import JsonObject
-from .conversation import Messages, characters, texts
+from .conversation import Messages, characters, shortened, texts
 from .errors import HttpError, invalid
 from .fields import (
     Field,
@@ -26,6 +27,10 @@ from .fields import (
     wrong_type,
 )
 from .service import ChatTemplate, Engine, Served
+from .settings import ServerConfig
+from .watching import request_id
+
+logger = logging.getLogger(__name__)
 
 
 def chat_of(engine: Engine, conversation: Messages, *, continue_final: bool) -> ChatTemplate:
@@ -50,39 +55,53 @@ async def encode_chat(
     continue_final: bool,
     tools: Sequence[JsonObject] | None = None,
     variables: Mapping[str, Any] | None = None,
+    cuts: bool = False,
 ) -> list[int]:
-    """Raises ChatTemplateError if the template refuses the conversation, HttpError if it is far too long, and what
-    `chat_of` raises."""
+    """cuts: of a conversation that is far too long the beginning is enough
+
+    Raises ChatTemplateError if the template refuses the conversation, HttpError if it is far too long, and what
+    `chat_of` raises.
+    """
     chat = chat_of(engine, conversation, continue_final=continue_final)
-    encode = functools.partial(
-        chat.encode, conversation, tools=tools, continue_final=continue_final, variables=variables
-    )
+    encode = functools.partial(chat.encode, tools=tools, variables=variables)
     size = characters(conversation)
     if size + (len(wire.encode(tools)) if tools else 0) <= limits.OFF_LOOP_CHARACTERS:
-        return encode()
-    await asyncio.to_thread(_refuse_far_too_long, engine, "".join(texts(conversation)))
-    return await asyncio.to_thread(encode)
+        return encode(conversation, continue_final=continue_final)
+    far = await asyncio.to_thread(_far_too_long, engine, "".join(texts(conversation)), cuts=cuts)
+    if far is not None:
+        # its end, and how it ends, will be cut off
+        return await asyncio.to_thread(encode, shortened(conversation, far[0]), continue_final=False)
+    return await asyncio.to_thread(encode, conversation, continue_final=continue_final)
 
 
-def _refuse_far_too_long(engine: Engine, text: str) -> None:
-    """Raises HttpError if the beginning of `text` has more than twice as many tokens as the model reads: to tokenize
-    all of it would cost a hundred bytes of memory for each character, only to refuse it in the end."""
+def _far_too_long(engine: Engine, text: str, *, cuts: bool) -> tuple[int, list[int]] | None:
+    """How many characters of `text` have more than twice as many tokens as the model reads, and those tokens; None: it
+    has no such beginning. To tokenize all of it would cost a hundred bytes of memory for each character.
+
+    Raises HttpError in place of an answer, unless the prompt will be cut.
+    """
     most = engine.context_length
     size = most * limits.CHARACTERS_A_TOKEN
     while size < len(text):
-        found = len(engine.tokenizer.encode(text[:size]))
-        if found > 2 * most:
-            message = f"the first {size} characters of the prompt have {found} tokens, but the context length is {most}"
-            raise invalid(f"{message} tokens; shorten the prompt", "prompt", "context_length_exceeded")
+        found = engine.tokenizer.encode(text[:size])
+        if len(found) > 2 * most:
+            if cuts:
+                return size, found
+            message = f"the first {size} characters of the prompt have {len(found)} tokens, but the context length is"
+            raise invalid(f"{message} {most} tokens; shorten the prompt", "prompt", "context_length_exceeded")
         size *= 4
+    return None
 
 
-async def encode_text(engine: Engine, text: str, path: str) -> list[int]:
-    """With the token that starts a text, if the model has one. Raises HttpError if it is empty or far too long."""
+async def encode_text(engine: Engine, text: str, path: str, *, cuts: bool = False) -> list[int]:
+    """With the token that starts a text, if the model has one. Raises HttpError if it is empty or far too long.
+
+    cuts: of a text that is far too long the beginning is enough
+    """
     encode = engine.tokenizer.encode
     if len(text) > limits.OFF_LOOP_CHARACTERS:
-        await asyncio.to_thread(_refuse_far_too_long, engine, text)
-        found = await asyncio.to_thread(encode, text)
+        far = await asyncio.to_thread(_far_too_long, engine, text, cuts=cuts)
+        found = await asyncio.to_thread(encode, text) if far is None else far[1]
     else:
         found = encode(text)
     if not found:
@@ -90,12 +109,31 @@ async def encode_text(engine: Engine, text: str, path: str) -> list[int]:
     return found
 
 
-def fit(engine: Engine, prompt: Sequence[int], wanted: int | None, default: int | None, path: str) -> int:
+def cut(engine: Engine, prompt: list[int], settings: ServerConfig) -> list[int]:
+    """`prompt`; where it is too long and prompts may be cut, as many of its first tokens as leave room for one more."""
+    most = engine.room(0) - 1
+    if not settings.allow_auto_truncate or len(prompt) <= most:
+        return prompt
+    logger.warning("a prompt was cut to %d of at least %d tokens, %s", most, len(prompt), request_id.get())
+    return prompt[:most]
+
+
+def fit(
+    engine: Engine,
+    prompt: Sequence[int],
+    wanted: int | None,
+    default: int | None,
+    path: str,
+    *,
+    lowers: bool = False,
+) -> int:
     """How many tokens to generate: `wanted`, which must fit, else `default` or all that fits.
 
-    path: the field that gave `wanted`
+    path: the field that gave `wanted`; lowers: it is made to fit, if one token does
     """
     length, room = len(prompt), engine.room(len(prompt))
+    if lowers and wanted is not None and room > 0:
+        wanted = min(wanted, room)
     least = 1 if wanted is None else wanted
     if room < least:
         limit = length + room

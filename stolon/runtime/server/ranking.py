@@ -35,6 +35,7 @@ from .fields import (
 from .prompts import check_model, encode_chat, encode_text, fit, token_list
 from .request import Request
 from .service import Embedder, Engine, Service
+from .settings import ServerConfig
 
 if TYPE_CHECKING:
     from ..packed import Tokens
@@ -119,9 +120,7 @@ async def rerank(service: Service, request: Request) -> web.StreamResponse:
         if service.generates:
             scores, counted = await _judged(service.engine, values, settings.request_timeout_s)
         else:
-            scores, counted = await _compared(
-                service.embedder, [query] * len(documents), documents, values, settings.request_timeout_s
-            )
+            scores, counted = await _compared(service.embedder, [query] * len(documents), documents, values, settings)
         best = sorted(range(len(scores)), key=lambda place: -scores[place])[: values.get("top_n")]
         with_text = values.get("return_documents", True)
         results: list[JsonObject] = [
@@ -146,7 +145,7 @@ async def score(service: Service, request: Request) -> web.StreamResponse:
         if service.generates:
             whole = await _label_scores(service.engine, values, settings.request_timeout_s)
         else:
-            whole = await _pair_scores(service.embedder, values, settings.request_timeout_s)
+            whole = await _pair_scores(service.embedder, values, settings)
         return web.Response(body=wire.dumps({**whole, "model": served.model_name}), content_type="application/json")
 
 
@@ -210,7 +209,7 @@ async def _judged(engine: Engine, values: Values, timeout_s: float) -> tuple[lis
     return [_softmax(row)[0] for row in rows], counted
 
 
-async def _pair_scores(engine: Embedder, values: Values, timeout_s: float) -> JsonObject:
+async def _pair_scores(engine: Embedder, values: Values, settings: ServerConfig) -> JsonObject:
     """vLLM's shape: a score for each pair of `text_1` (or `queries`), which may be one for all, and `text_2`."""
     _refuse(values, ("query", "items", "label_token_ids", "apply_softmax", "item_first"), "is for models that generate")
     first, second = (_named(values, name) for name in _PAIR)
@@ -220,7 +219,7 @@ async def _pair_scores(engine: Embedder, values: Values, timeout_s: float) -> Js
         left = left * len(right)
     if len(left) != len(right):
         raise invalid(f"{first} has {len(left)} texts and {second} {len(right)}; give one, or as many", first)
-    scores, counted = await _compared(engine, left, right, values, timeout_s)
+    scores, counted = await _compared(engine, left, right, values, settings)
     data = [{"index": index, "object": "score", "score": score} for index, score in enumerate(scores)]
     return {"id": wire.new_id("score"), "object": "list", "data": data, "usage": counted}
 
@@ -236,19 +235,19 @@ def _named(values: Values, name: str) -> str:
 
 
 async def _compared(
-    engine: Embedder, left: Sequence[str], right: Sequence[str], values: Values, timeout_s: float
+    engine: Embedder, left: Sequence[str], right: Sequence[str], values: Values, settings: ServerConfig
 ) -> tuple[list[float], JsonObject]:
     """A score for each pair: a classifier reads both texts together, embeddings are compared by their angle."""
-    most = longest(engine, values)
+    most = longest(engine, values, settings)
     pairs = list(zip(left, right, strict=True))
     characters = sum(len(a) + len(b) for a, b in pairs)
     if engine.is_classifier:
         texts = await off_loop(characters, lambda: [engine.frame(a, b, longest=most) for a, b in pairs])
-        logits = await engine.embed(texts, timeout_s=timeout_s)
+        logits = await engine.embed(texts, timeout_s=settings.request_timeout_s)
         return [_positive(row) for row in logits.tolist()], usage(texts)
     places = {text: place for place, text in enumerate(dict.fromkeys([*left, *right]))}
     texts: list[Tokens] = await off_loop(characters, lambda: [engine.frame(text, longest=most) for text in places])
-    vectors = await engine.embed(texts, timeout_s=timeout_s)
+    vectors = await engine.embed(texts, timeout_s=settings.request_timeout_s)
     return [float(vectors[places[a]] @ vectors[places[b]]) for a, b in pairs], usage(texts)
 
 

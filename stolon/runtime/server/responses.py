@@ -106,13 +106,14 @@ async def _question(engine: Engine, values: Values, settings: ServerConfig) -> t
         messages=[*system, *values["input"]],
         offer=offer(values.get("tools", []), values.get("tool_choice"), parallel=parallel),
         asked=values.get("text"),
+        cuts=True,
     )
     prepared = await prepare(engine, settings, talk)
     wanted = values.get("max_output_tokens")
     params = openai_params(
         prepared.shown(values),
         engine.sampling_defaults,
-        max_tokens=fit(engine, prepared.prompt, wanted, None, "max_output_tokens"),
+        max_tokens=fit(engine, prepared.prompt, wanted, None, "max_output_tokens", lowers=settings.allow_auto_truncate),
         logprobs=None,
     )
     return prepared.question(params, values, settings.request_timeout_s), prepared.reading

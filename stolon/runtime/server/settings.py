@@ -58,6 +58,10 @@ class ServerConfig:
             "--generation-config",
         ),
     )
+    allow_auto_truncate: bool = field(
+        default=False,
+        metadata=flag("of a prompt that is too long take the beginning, and lower a max_tokens that does not fit"),
+    )
     log_level: LogLevel = field(default="info", metadata=flag("least severity that is logged", "--uvicorn-log-level"))
     log_requests: bool = field(
         default=False, metadata=flag("log each piece of work as a line of JSON on stderr", "--enable-log-requests")

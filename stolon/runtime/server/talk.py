@@ -15,7 +15,7 @@ from .errors import invalid
 from .fields import Values
 from .formats import choose, thoughts
 from .formats.choose import Reading, ToolFormat
-from .prompts import chat_of, encode_chat
+from .prompts import chat_of, cut, encode_chat
 from .service import ChatTemplate, Engine
 from .settings import ServerConfig
 from .template_variables import default_variables
@@ -26,7 +26,9 @@ _SEEN_TOKENS = 32  # of a prompt's end, to see whether it begins a thought
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Talk:
-    """asked: the form that the answer itself must have; variables: of the chat template"""
+    """asked: the form that the answer itself must have; variables: of the chat template
+    cuts: a prompt that is too long loses its end, where the operator allows that
+    """
 
     messages: Messages
     offer: Offer | None = None
@@ -34,6 +36,7 @@ class Talk:
     continue_final: bool = False
     separate_reasoning: bool = True
     variables: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    cuts: bool = False
 
 
 def continues(values: Values) -> bool:
@@ -85,18 +88,22 @@ async def prepare(engine: Engine, settings: ServerConfig, talk: Talk) -> Prepare
         continue_final=talk.continue_final,
         tools=None if offer is None else offer.for_template(),
         variables={**default_variables(settings.default_chat_template_kwargs), **talk.variables},
+        cuts=talk.cuts and settings.allow_auto_truncate,
     )
+    kept = cut(engine, prompt, settings) if talk.cuts else prompt
+    # without its end a prompt begins no answer, and no thought
+    is_open = talk.continue_final or len(kept) < len(prompt)
     asked = talk.asked if offer is None else offer.constraint(format, talk.asked)
     if offer is None:
         reading = Reading()
     else:
         is_bound = offer.must or talk.asked is not None
         reading = Reading(tools=forced(format) if is_bound else format, names=offer.names)
-    if not talk.continue_final and choose.thinks(settings.reasoning_parser, chat.source):
-        prompt, asked, inside = _thinking(engine, settings, prompt, asked, is_hybrid=choose.is_hybrid(chat.source))
+    if not is_open and choose.thinks(settings.reasoning_parser, chat.source):
+        kept, asked, inside = _thinking(engine, settings, kept, asked, is_hybrid=choose.is_hybrid(chat.source))
         if talk.separate_reasoning or (offer is not None and offer.must):
             reading = dataclasses.replace(reading, thinks=True, inside=inside)
-    return Prepared(prompt, asked, reading)
+    return Prepared(kept, asked, reading)
 
 
 def _check_tools(offer: Offer, chat: ChatTemplate, format: ToolFormat | None) -> None:
