@@ -44,6 +44,11 @@ class SamplingParams:
     logprob_start: int = 0
     logprob_token_ids: tuple[int, ...] = ()  # further ids whose log-probability is wanted at each position
 
+    @property
+    def is_penalized(self) -> bool:
+        """Whether what was said changes how likely tokens are."""
+        return self.repetition_penalty != 1.0 or self.frequency_penalty != 0.0 or self.presence_penalty != 0.0
+
     def __post_init__(self) -> None:
         _at_least("max_tokens", self.max_tokens, 0)
         _at_least("min_tokens", self.min_tokens, 0)

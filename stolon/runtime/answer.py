@@ -67,10 +67,11 @@ class Answer:
         if logprobs and self._prompt_logprobs is not None:
             self._prompt_logprobs.extend(map(self._named, logprobs))
 
-    def push(self, tokens: Sequence_[int], logprob: TokenLogprob | None) -> Delta:
+    def push(self, tokens: Sequence_[int], logprobs: Sequence_[TokenLogprob] = ()) -> Delta:
         """The increment that `tokens`, the sequence's newest, bring. Call when the sequence has them all.
 
-        tokens: one that was drawn, and those that follow it by force; logprob: of the drawn one
+        tokens: those that were drawn, and those that follow them by force
+        logprobs: of the drawn ones, if they are wanted; then nothing is forced
         """
         tokens = [*self._first, *tokens]
         self._first = []
@@ -80,12 +81,12 @@ class Answer:
             piece, matched = self._read(token, finish if place == len(tokens) else None)
             text += piece
             if matched is not None:
-                # what was forced behind a stop was never said
+                # what stands behind a stop was never said
                 finish, tokens = "stop", tokens[:place]
                 break
         delta = Delta(text, tokens, finish=finish, matched=self.sequence.matched if matched is None else matched)
-        if logprob is not None:
-            delta.logprobs = [self._named(logprob)]
+        if logprobs:
+            delta.logprobs = [self._named(logprob) for logprob in logprobs[: len(tokens)]]
         if self._prompt_logprobs is not None:
             delta.prompt_logprobs, self._prompt_logprobs = self._prompt_logprobs, None
         if finish is not None:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Sequence as Sequence_
 from dataclasses import dataclass
 
@@ -16,7 +17,7 @@ from ..kernels.attention_cpu import AttentionRow, CpuAttention, SharedRows
 from ..kernels.attention_fixed import FixedAttention
 from ..kernels.reference import kv_write
 from .kv import KVCache
-from .sequence import Plan
+from .sequence import Plan, Row
 
 
 @dataclass(slots=True)
@@ -40,16 +41,21 @@ def make_batch(plan: Plan, drawn: Sequence_[int] = ()) -> Batch:
     rows: list[AttentionRow] = []
     offset = 0
     for row in plan.rows:
-        end, upto = offset + row.length, row.start + row.length
-        sequence = row.sequence
-        staged[0, offset:end] = sequence.tokens[row.start : upto] if row.source is None else drawn[row.source]
-        staged[1, offset:end] = np.arange(row.start, upto)
-        staged[2, offset:end] = sequence.slots[row.start : upto]
-        rows.append(AttentionRow(offset, row.start, row.length, sequence.slots))
+        end, slots = offset + row.length, row.sequence.slots
+        staged[0, offset:end] = _ids(row, drawn)
+        staged[1, offset:end] = np.arange(row.start, row.end)
+        staged[2, offset:end] = slots[row.start : row.end]
+        rows.append(AttentionRow(offset, row.start, row.length, slots))
         offset = end
     ids, positions, slots = torch.from_numpy(staged)
     shared = [SharedRows(group.rows, group.length) for group in plan.shared]
     return Batch(ids, positions, slots, rows, shared)
+
+
+def _ids(row: Row, drawn: Sequence_[int]) -> int | array[int]:
+    if row.guess is not None:
+        return row.guess
+    return row.sequence.tokens[row.start : row.end] if row.source is None else drawn[row.source]
 
 
 class PagedAttention:

@@ -13,6 +13,7 @@ LoadFormat = Literal["auto", "safetensors", "dummy"]
 GrammarBackend = Literal["auto", "automaton", "llguidance", "outlines"]
 SchedulePolicy = Literal["lpm", "dfs-weight", "fcfs"]
 RadixEvictionPolicy = Literal["lru", "lfu", "priority"]
+Speculation = Literal["none", "ngram"]
 Pooling = Literal["mean", "cls", "last"]
 
 
@@ -47,6 +48,15 @@ class SchedulerConfig:
         ),
     )
     max_overtakes: int = field(default=64, metadata=flag("how often a waiting request may be overtaken"))
+    speculative_algorithm: Speculation = field(
+        default="none",
+        metadata=flag(
+            "compute guesses at the next tokens in the same step, which changes no answer; ngram: what came before "
+            "behind the same tokens"
+        ),
+    )
+    speculative_num_draft_tokens: int = field(default=8, metadata=flag("most tokens of an answer guessed in a step"))
+    guess_rows: int = 16  # steps with fewer rows than this guess: there one row more takes little time
     radix_cache: bool = field(
         default=True, metadata=flag("keep computed prefixes for later requests", "--no-enable-prefix-caching")
     )
@@ -60,6 +70,11 @@ class SchedulerConfig:
     pin_share: float = field(default=0.9, metadata=flag("largest share of the cache that live programs may pin"))
     pin_seconds: float = field(default=30.0, metadata=flag("how long a live program's prefix stays pinned after use"))
     check: bool = field(default=False, metadata=flag("check every invariant after every step (slow; for tests)"))
+
+    @property
+    def most_rows(self) -> int:
+        """Of a step: one for each request that runs, and one for each guess."""
+        return self.max_running_requests + (self.guess_rows if self.speculative_algorithm != "none" else 0)
 
     @property
     def step_tokens(self) -> int:

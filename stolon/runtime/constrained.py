@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -134,6 +135,13 @@ class Constrained:
         self._say(token, left)
         return self._jumped(left, left)
 
+    def ahead(self) -> Constrained:
+        """A copy to be told guesses: what it takes does not count for this one, and it hands no forced tokens out."""
+        twin = copy.copy(self)
+        twin._matcher, twin._queue, twin._said = self._matcher.copy(), self._queue.copy(), self._said.copy()
+        twin._jump = False
+        return twin
+
     def may_end(self, text: str) -> bool:
         """Whether `text`, a beginning of what was said since the form began, is a whole answer."""
         if self.begun is None:
@@ -200,6 +208,11 @@ class Constrained:
                     _set(row, token)
         if not row.any():
             raise EngineError("the form of the answer allows no further token here", code="grammar_dead_end")
+
+
+def allows(row: NDArray[np.int32], token: int) -> bool:
+    """Whether a mask has this token's bit."""
+    return bool(row[token // 32] & _bit(token))
 
 
 def _bit(token: int) -> np.int32:

@@ -149,17 +149,22 @@ class EngineCore:
 
     def advance(self, plan: Plan, results: list[RowResult]) -> None:
         """Take what was drawn, and append what follows by force; it is computed together with the next one drawn."""
+        reached: dict[int, int] = {}  # by sequence id, the position up to which its form has taken tokens
         for row, result in zip(plan.rows, results, strict=True) if self._forms else ():
             sequence = row.sequence
             form = self._forms.get(sequence.id)
-            if form is None or result.token is None:
-                continue
+            if form is None or result.token is None or row.end < reached.get(sequence.id, 0):
+                continue  # or the form has said it by itself
+            said = row.end + 1
             try:
-                run = form.take(result.token, sequence.params.max_tokens - sequence.num_output)
+                run = form.take(result.token, sequence.params.max_tokens - (said - sequence.num_prompt))
             except Exception as error:  # whatever it is, it is the fault of this answer alone
                 self._give_up(sequence, error, "its form took a token")
                 result.token = result.logprob = None  # not to be told
                 continue
+            reached[sequence.id] = said + len(run)
+            # guesses that came true may have brought some of them already
+            run = run[len(sequence.tokens) - said :]
             self._scheduler.extend(sequence, run)
             self._runs[sequence.id] = run
             if form.is_over and not sequence.is_finished:
@@ -174,17 +179,20 @@ class EngineCore:
 
     def _speak(self, landed: Landed, outputs: list[Output]) -> None:
         """Turn what the rows drew into increments."""
-        answers = self._answers
+        answers, confirmed = self._answers, _confirmed(landed)
         for row, result in zip(landed.plan.rows, landed.results, strict=True):
             sequence = row.sequence
             answer = answers.get(sequence.id)
-            if answer is None:
+            if answer is None or row.guess is not None:
                 continue
             try:
                 answer.keep_prompt_logprobs(result.prompt_logprobs)
                 if result.token is None:
                     continue
-                delta = answer.push([result.token, *self._runs.pop(sequence.id, ())], result.logprob)
+                drawn = [result, *confirmed.get(sequence.id, ())]
+                tokens = [each.token for each in drawn if each.token is not None]
+                logprobs = [each.logprob for each in drawn if each.logprob is not None]
+                delta = answer.push(tokens + self._runs.pop(sequence.id, []), logprobs)
             except Exception as error:
                 if not isinstance(error, StolonError):
                     logger.exception("request %d failed while its text was made", sequence.id)
@@ -221,6 +229,15 @@ class EngineCore:
             except Exception as error:
                 logger.exception("request %d failed while its text was closed", sequence.id)
                 outputs.append(Output(sequence.id, as_engine_error(error)))
+
+
+def _confirmed(landed: Landed) -> dict[int, list[RowResult]]:
+    """By sequence id, what was drawn behind guesses that came true."""
+    found: dict[int, list[RowResult]] = {}
+    for row, result in zip(landed.plan.rows, landed.results, strict=True):
+        if row.guess is not None and result.token is not None:
+            found.setdefault(row.sequence.id, []).append(result)
+    return found
 
 
 def _bare(params: SamplingParams) -> SamplingParams:

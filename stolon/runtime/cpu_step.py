@@ -32,7 +32,7 @@ class CpuStep:
         self._hidden = hidden
         self._decoder = decoder
         self._eos = eos_token_ids
-        self._sequences = [plan.rows[i].sequence for i in wanted.sampling]
+        self._rows = [plan.rows[i] for i in wanted.sampling]
         self._results = [RowResult() for _ in plan.rows]
 
     def sample(self, masks: Masks | None) -> None:
@@ -44,7 +44,7 @@ class CpuStep:
                 if masks is not None:
                     place = {row: i for i, row in enumerate(sampling)}
                     allowed = {place[row]: bits for row, bits in zip(masks.rows, masks.bits, strict=True)}
-                drawn = sample(logits, self._sequences, self._eos, allowed)
+                drawn = sample(logits, self._rows, self._eos, allowed)
             for i, result in zip(sampling, drawn, strict=True):
                 results[i] = result
         self.drawn[:] = [0 if result.token is None else result.token for result in results]
@@ -100,7 +100,7 @@ class Wanted:
 def _prompt_logprob_positions(row: Row) -> range:
     """Positions of the prompt's tokens whose log-probabilities this row's logits give, from `logprob_start` on."""
     first = max(row.start + 1, row.sequence.params.logprob_start)
-    return range(first, min(row.start + row.length + 1, row.sequence.num_prompt))
+    return range(first, min(row.end + 1, row.sequence.num_prompt))
 
 
 def add_prompt_logprob(result: RowResult, entry: TokenLogprob, finite: bool) -> None:

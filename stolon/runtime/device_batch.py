@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from ..kernels.draw import draw_keys
 from .cpu_step import Wanted
 from .sampler import temperature_of
-from .sequence import Plan, SharedPrefix
+from .sequence import Plan, Row, SharedPrefix
 from .staging import HostArrays
 
 NO_SLOT = -1
@@ -68,7 +68,7 @@ def arrange(plan: Plan) -> Arranged:
         plan = Plan([rows[i] for i in order], _moved(plan.shared, order), plan.step)
     wanted = Wanted.of(plan)
     size = Size(plan.num_tokens, len(rows), singles, len(wanted.indices), len(wanted.sampling))
-    contexts = np.array([row.start + row.length for row in plan.rows], np.int32)
+    contexts = np.array([row.end for row in plan.rows], np.int32)
     return Arranged(plan, order, wanted, contexts, size)
 
 
@@ -121,20 +121,27 @@ def _fill_tokens(arrays: HostArrays, arranged: Arranged, drawn_at: Sequence_[int
     sources[:] = -1
     rows = arranged.plan.rows
     alone = rows[:singles]
-    ids[:singles] = [0 if row.source is not None else row.sequence.tokens[row.start] for row in alone]
+    ids[:singles] = [_id(row) for row in alone]
     sources[:singles] = [-1 if row.source is None else drawn_at[row.source] for row in alone]
     positions[:singles] = [row.start for row in alone]
     slots[:singles] = [row.sequence.slots[row.start] for row in alone]
     at = singles
     for row in rows[singles:]:
-        end, upto = at + row.length, row.start + row.length
-        ids[at:end] = row.sequence.tokens[row.start : upto]
-        positions[at:end] = np.arange(row.start, upto)
-        slots[at:end] = row.sequence.slots[row.start : upto]
+        end = at + row.length
+        ids[at:end] = row.sequence.tokens[row.start : row.end]
+        positions[at:end] = np.arange(row.start, row.end)
+        slots[at:end] = row.sequence.slots[row.start : row.end]
         at = end
     ids[total:] = 0
     positions[total:] = 0
     slots[total:] = NO_SLOT
+
+
+def _id(row: Row) -> int:
+    """Of a row of one token; 0 where `sources` says which."""
+    if row.guess is not None:
+        return row.guess
+    return row.sequence.tokens[row.start] if row.source is None else 0
 
 
 def _fill_sampling(arrays: HostArrays, arranged: Arranged) -> None:
@@ -155,4 +162,4 @@ def _fill_sampling(arrays: HostArrays, arranged: Arranged) -> None:
     keys[:] = 0
     for i, row in enumerate(rows):
         if row.sequence.params.temperature > 0:
-            keys[2 * i : 2 * i + 2] = draw_keys(row.sequence.seed, row.start + row.length)
+            keys[2 * i : 2 * i + 2] = draw_keys(row.sequence.seed, row.end)

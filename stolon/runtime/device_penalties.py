@@ -13,7 +13,6 @@ import torch
 from numpy.typing import NDArray
 
 from ..kernels.drawing import Penalties
-from ..lang.types import SamplingParams
 from .accelerator import Accelerator
 from .sampler import repetition_of
 from .sequence import Row, Sequence
@@ -21,10 +20,6 @@ from .staging import Arrays, DeviceArrays
 
 # The first time anybody asks for penalties, and whenever these are not enough, so many lines more.
 LINES_AT_ONCE = 8
-
-
-def is_penalized(params: SamplingParams) -> bool:
-    return params.repetition_penalty != 1.0 or params.frequency_penalty != 0.0 or params.presence_penalty != 0.0
 
 
 @dataclass(slots=True, eq=False)
@@ -79,7 +74,7 @@ class TokenCounts:
 
         Known at launch: a token that is still being drawn is on the device, and counted there.
         """
-        asked = [row for row in rows if is_penalized(row.sequence.params)]
+        asked = [row for row in rows if row.sequence.params.is_penalized]
         if not asked:
             return {}, [None] * len(rows)
         self._keep_lines([row.sequence.id for row in asked])
@@ -96,7 +91,7 @@ class TokenCounts:
                 added.append(_additions(line, sequence))
                 line.counted = sequence.tokens[:]
         found = np.concatenate(added, 1) if added else np.empty((3, 0), np.int32)
-        lines = [self._lines.get(row.sequence.id) if is_penalized(row.sequence.params) else None for row in rows]
+        lines = [self._lines.get(row.sequence.id) if row.sequence.params.is_penalized else None for row in rows]
         params = [row.sequence.params for row in rows]
         return {
             "count_lines": np.array([-1 if line is None else line.number for line in lines], np.int32),

@@ -125,9 +125,9 @@ def _load(setup: Setup, accelerator: Accelerator) -> DeviceModel:
         decoder=decoder,
         plans=AttentionPlans(heads, accelerator.chip, model.windows, fixed=config.deterministic),
         turns=rotations(frequencies, setup.context_length),
-        table=SlotTable(accelerator, config.scheduler.max_running_requests, setup.context_length),
+        table=SlotTable(accelerator, config.scheduler.most_rows, setup.context_length),
         eos_token_ids=setup.eos_token_ids,
-        most_rows=config.scheduler.max_running_requests,
+        most_rows=config.scheduler.most_rows,
         most_tokens=config.scheduler.step_tokens,
     )
 
@@ -146,7 +146,7 @@ def _measure(setup: Setup, model: DeviceModel, cache_dtype: torch.dtype) -> dict
 
 
 def _graph_rows(config: EngineConfig) -> int:
-    most = min(config.scheduler.max_running_requests, config.scheduler.step_tokens)
+    most = min(config.scheduler.most_rows, config.scheduler.step_tokens)
     return min(most, MOST_GRAPH_ROWS if config.cuda_graph_max_bs is None else config.cuda_graph_max_bs)
 
 

@@ -27,7 +27,7 @@ from .staging import Arrays, DeviceArrays, Layout, Parcel, Staging
 class DeviceModel:
     """A model on a device, and what its steps need besides the KV cache.
 
-    turns: made by `rotations`; most_rows: sequences that compute at once
+    turns: made by `rotations`; most_rows: of a step
     """
 
     accelerator: Accelerator

@@ -53,15 +53,15 @@ def run(steps: DeviceSteps, trial: Trial) -> None:
 def largest_trial(setup: Setup) -> Trial:
     """As many tokens as a step may have, in as many rows, all of which draw with everything that can be asked for."""
     scheduler = setup.config.scheduler
-    tokens = min(scheduler.step_tokens, setup.context_length * scheduler.max_running_requests)
-    singles = min(scheduler.max_running_requests, tokens) - 1
+    tokens = min(scheduler.step_tokens, setup.context_length * scheduler.most_rows)
+    singles = min(scheduler.most_rows, tokens) - 1
     lengths = [1] * singles
     left = tokens - singles
     # the rows that are left for prompts hold what is left of the tokens
     while left:
         lengths.append(min(left, setup.context_length))
         left -= lengths[-1]
-    rows = [_row(i, 0, length, EVERYTHING) for i, length in enumerate(lengths[-scheduler.max_running_requests :])]
+    rows = [_row(i, 0, length, EVERYTHING) for i, length in enumerate(lengths[-scheduler.most_rows :])]
     return Trial(Plan(rows))
 
 
@@ -76,7 +76,7 @@ def decode_trial(rows: int, start: int = 0, params: SamplingParams = EVERYTHING,
 def warm_trials(setup: Setup, num_slots: int) -> Iterator[Trial]:
     """One of every kind of step: by rows and tokens, what draws need, shared prefixes, masks, looks at prompts."""
     scheduler = setup.config.scheduler
-    most_rows = min(scheduler.max_running_requests, scheduler.step_tokens)
+    most_rows = min(scheduler.most_rows, scheduler.step_tokens)
     longest = min(setup.context_length, num_slots, scheduler.step_tokens)
     for rows in _sizes(most_rows):
         yield decode_trial(rows)

@@ -97,7 +97,7 @@ def _bias_arrays(
         params = row.sequence.params
         own = [] if fault is not None else list(params.logit_bias)
         # by the row, as the token before may still be on the device
-        if row.start + row.length - row.sequence.num_prompt < params.min_tokens:
+        if row.end - row.sequence.num_prompt < params.min_tokens:
             own += [(token, -np.inf) for token in end_tokens(params, eos_token_ids, vocab_size)]
         entries.append(own)
     if not any(entries):

@@ -28,6 +28,7 @@ from .forms import Forms
 from .grammar.spelling import is_compact
 from .loop import EngineThread, Heartbeat
 from .metrics import SchedulerStats
+from .ngram import NgramGuesser
 from .runner import ModelRunner, resolve
 from .sampling_defaults import OPENAI
 from .scheduler import Scheduler
@@ -85,12 +86,13 @@ class Engine:
         self.context_length = runner.context_length
         self.vocab_size = runner.vocab_size
         self.num_slots = runner.num_slots
+        guesser = None if config.scheduler.speculative_algorithm == "none" else NgramGuesser(runner.eos_token_ids)
         self._scheduler = Scheduler(
-            config.scheduler, runner.num_slots, runner.context_length, time.monotonic, runner.eos_token_ids
+            config.scheduler, runner.num_slots, runner.context_length, time.monotonic, runner.eos_token_ids, guesser
         )
-        self._core = EngineCore(
-            self._scheduler, runner, self.tokenizer, overlap=config.overlap and runner.is_asynchronous
-        )
+        # what to guess next is known when a step has ended
+        overlap = config.overlap and runner.is_asynchronous and guesser is None
+        self._core = EngineCore(self._scheduler, runner, self.tokenizer, overlap=overlap)
         self._forms = Forms(
             self.tokenizer,
             runner.vocab_size,

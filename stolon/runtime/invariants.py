@@ -103,9 +103,10 @@ def _check_running(holdings: Holdings, sequence: Sequence) -> None:
     if node is None:
         raise InvariantError(f"running sequence {ident} holds nothing of the tree")
     end, size = node.end, holdings.page_size
+    # one token that is being drawn, or as many guesses as rows in flight have
+    ahead = max(sequence.in_flight - 1, int(sequence.in_flight > 0 or sequence.is_finished))
     ensure(
-        end - size < sequence.computed <= len(sequence.tokens) + bool(sequence.in_flight or sequence.is_finished)
-        and sequence.computed <= sequence.allocated,
+        end - size < sequence.computed <= len(sequence.tokens) + ahead and sequence.computed <= sequence.allocated,
         "a sequence has computed less than it holds, or more than it has",
         ident,
         (end, sequence.computed, sequence.allocated, len(sequence.tokens)),
@@ -147,16 +148,23 @@ def _check_in_flight(plan: Plan) -> None:
         ensure(
             sequence.in_flight > 0 and sequence.status is Status.RUNNING, "a step's sequence was let go", sequence.id
         )
-        ensure(row.void or sequence.computed >= row.start + row.length, "a row was taken back and counts", row)
+        ensure(row.void or sequence.computed >= row.end, "a row was taken back and counts", row)
 
 
 def _check_plan(config: SchedulerConfig, plan: Plan, in_flight: Items[Plan]) -> None:
     ensure(plan.num_tokens <= config.step_tokens, "a plan is over its budget", plan.num_tokens)
-    ensure(len({row.sequence.id for row in plan.rows}) == len(plan.rows), "a sequence has two rows")
+    known = [row for row in plan.rows if row.guess is None]
+    ensure(len({row.sequence.id for row in known}) == len(known), "a sequence has two rows that are no guesses")
+    ensure(len(plan.rows) <= config.most_rows, "a plan has too many rows", len(plan.rows))
+    ends = {row.sequence: row.end for row in known}
     written: list[int] = []
     for row in plan.rows:
-        sequence, end = row.sequence, row.start + row.length
-        ensure(row.length > 0 and end == sequence.computed and not row.void, "a row is not its sequence's", row)
+        sequence, end = row.sequence, row.end
+        ensure(row.length > 0 and end <= sequence.computed and not row.void, "a row is not its sequence's", row)
+        if row.guess is not None:
+            follows = row.start == ends.get(sequence) and row.start >= len(sequence.tokens)
+            ensure(follows and row.length == 1, "a guess is not the one token behind what it follows", row)
+            ends[sequence] = end
         holders = sum(s is sequence for p in in_flight for s in (r.sequence for r in p.rows))
         ensure(sequence.in_flight == holders, "a sequence does not know which steps hold it", sequence.id, holders)
         ensure(not sequence.is_finished, "a plan has a row for a sequence that has ended", sequence.id)
@@ -165,18 +173,20 @@ def _check_plan(config: SchedulerConfig, plan: Plan, in_flight: Items[Plan]) -> 
         _check_source(row, in_flight)
         written += sequence.slots[row.start : end].tolist()
         _check_writes(plan, row)
+    for sequence, end in ends.items():
+        ensure(end == sequence.computed, "a sequence computes what no row does", sequence.id, end, sequence.computed)
     ensure(len(set(written)) == len(written), "two rows write one slot", written)
     _check_shared(plan)
 
 
 def _check_source(row: Row, in_flight: Items[Plan]) -> None:
     """A token that is not known comes from the row that draws it."""
-    end = row.start + row.length
+    end = row.end
     if row.source is None:
-        ensure(end <= len(row.sequence.tokens), "a row has tokens that nobody knows", row)
+        ensure(end <= len(row.sequence.tokens) or row.guess is not None, "a row has tokens that nobody knows", row)
         return
     before = in_flight[-2].rows[row.source] if len(in_flight) > 1 else row
-    draws = before.samples and not before.void and before.start + before.length == row.start
+    draws = before.samples and not before.void and before.end == row.start
     ensure(before.sequence is row.sequence and draws, "a row takes its token from another row", row, before)
     ensure(row.start == len(row.sequence.tokens) and row.length == 1, "a row waits for a token that is known", row)
 

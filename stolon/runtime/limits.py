@@ -151,6 +151,7 @@ OFF_LOOP_CHARACTERS = 64 << 10  # longer texts are tokenized in a thread
 FLAGS: dict[str, Range] = {
     "token_budget": whole(1, 1 << 20),
     "max_running_requests": whole(1, 1 << 16),
+    "speculative_num_draft_tokens": whole(1, 64),
     "max_queued_requests": whole(1, 1 << 20),
     "page_size": whole(1, 1 << 10),
     "max_overtakes": whole(0, 1 << 20),

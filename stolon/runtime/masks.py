@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from .constrained import Constrained
-from .sequence import ANYTHING, Masks, Plan, Sequence
+from .constrained import Constrained, allows
+from .sequence import ANYTHING, NOTHING, Masks, Plan, Row, Sequence
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,13 +48,13 @@ class MaskFiller:
         rows = [i for i, row in enumerate(plan.rows) if row.sequence.id in forms and row.draws_next] if forms else []
         if not rows:
             return None
-        sequences = [plan.rows[i].sequence for i in rows]
-        answers = [forms[sequence.id] for sequence in sequences]
+        constrained = [plan.rows[i] for i in rows]
+        answers = [forms[row.sequence.id] for row in constrained]
         assert self._bits is not None, "a mask after close"
         masks = Masks(rows, self._bits(len(rows)))
         if self._thread is None:
             self._thread = ThreadPoolExecutor(1, "stolon-masks")
-        return Filling(masks, self._thread.submit(_fill, masks.bits, sequences, answers))
+        return Filling(masks, self._thread.submit(_fill, masks.bits, constrained, answers))
 
     def close(self) -> None:
         self._bits = None  # it holds the model
@@ -62,12 +62,46 @@ class MaskFiller:
             self._thread.shutdown()
 
 
-def _fill(bits: NDArray[np.int32], sequences: list[Sequence], answers: list[Constrained]) -> list[Fault]:
+def _fill(bits: NDArray[np.int32], rows: list[Row], answers: list[Constrained]) -> list[Fault]:
     faults: list[Fault] = []
-    for row, sequence, answer in zip(bits, sequences, answers, strict=True):
+    guessed: dict[Sequence, _Guessed] = {}
+    for mask, row, answer in zip(bits, rows, answers, strict=True):
+        sequence = row.sequence
+        left = sequence.params.max_tokens - (row.end - sequence.num_prompt)
         try:
-            answer.fill(row, sequence.params.max_tokens - sequence.num_output)
+            if row.guess is None:
+                answer.fill(mask, left)
+                guessed[sequence] = _Guessed(answer, mask)
+            elif sequence not in guessed or not guessed[sequence].fill(mask, row.guess, left):
+                mask[:] = NOTHING
         except Exception as error:  # whatever it is, it is the fault of this answer alone
-            row[:] = ANYTHING
-            faults.append(Fault(sequence, error))
+            if row.guess is None:
+                mask[:] = ANYTHING
+                faults.append(Fault(sequence, error))
+            else:  # it is met again if the guess comes true
+                mask[:] = NOTHING
+                del guessed[sequence]
     return faults
+
+
+class _Guessed:
+    """Masks behind guesses, until one is not allowed or ends the answer."""
+
+    def __init__(self, answer: Constrained, mask: NDArray[np.int32]) -> None:
+        """mask: of what may come first"""
+        self._answer = answer
+        self._ahead: Constrained | None = None
+        self._mask = mask
+
+    def fill(self, mask: NDArray[np.int32], guess: int, left: int) -> bool:
+        """What may come behind `guess`, which stands behind those of the calls before; False where nothing may."""
+        ahead = self._ahead = self._ahead or self._answer.ahead()
+        if ahead.is_over or not allows(self._mask, guess):
+            self._mask = np.zeros_like(mask)
+            return False
+        ahead.take(guess, left)
+        if ahead.is_over:
+            return False
+        ahead.fill(mask, left)
+        self._mask = mask
+        return True

@@ -22,6 +22,8 @@ class Counters:
     cached: int = 0
     generated: int = 0
     forced: int = 0  # of those generated: not drawn, and computed without a step of their own
+    guessed: int = 0  # rows of steps whose token was a guess
+    confirmed: int = 0  # guesses that came true
     computed: int = 0
     preemptions: int = 0  # sequences
 

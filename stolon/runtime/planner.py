@@ -5,18 +5,23 @@ from __future__ import annotations
 from ..lang.errors import EngineError
 from .cascade import share_prefixes
 from .config import SchedulerConfig
+from .ngram import Guesser
 from .radix import RadixNode
 from .roster import Roster, seniority
 from .sequence import Plan, Row, Sequence, SharedPrefix, Status
 
 
 class Planner:
-    """Spends the token budget of a step on sequences that run."""
+    """Spends the token budget of a step on sequences that run.
 
-    def __init__(self, config: SchedulerConfig, roster: Roster) -> None:
+    guesser: says what may come next, to be computed in the same step as what it would follow
+    """
+
+    def __init__(self, config: SchedulerConfig, roster: Roster, guesser: Guesser | None = None) -> None:
         self._config = config
         self.roster = roster
         self._holdings = roster.holdings
+        self._guesser = guesser
         self._turn = 0
         self._decoded: list[RadixNode | None] = []  # by row of the plan that is being made; None: not a decode row
         self._grouped: list[RadixNode | None] = []
@@ -45,6 +50,8 @@ class Planner:
         if later and budget > 0:  # the prompts had no memory to go on
             alive = [s for s in later if s.status is Status.RUNNING]
             budget -= self._plan_decoding(plan, alive[:budget])
+        if self._guesser is not None:
+            budget -= self._plan_guesses(plan, self._guesser, budget)
         self._group(plan)
         return budget
 
@@ -90,6 +97,38 @@ class Planner:
             sequence.computed = start + 1
             sequence.in_flight += 1
         return len(decoding)
+
+    def _plan_guesses(self, plan: Plan, guesser: Guesser, budget: int) -> int:
+        """Rows of guessed tokens behind those that draw, while they are few; returns how many."""
+        drawing = [row for row in plan.rows if row.samples and is_guessable(row.sequence)]
+        places = min(budget, self._config.guess_rows - len(plan.rows))
+        self._decoded += [None] * (len(plan.rows) - len(self._decoded))
+        planned = 0
+        for number, row in enumerate(drawing):
+            fair = (places - planned) // (len(drawing) - number)
+            if fair <= 0:
+                continue
+            sequence = row.sequence
+            left = sequence.params.max_tokens - sequence.num_output - 1
+            most = min(fair, left, sequence.trust, self._config.speculative_num_draft_tokens)
+            guesses = self._with_room(sequence, guesser.guess(sequence, most)) if most > 0 else []
+            for guess in guesses:
+                plan.rows.append(Row(sequence, sequence.computed, 1, True, guess=guess))
+                self._decoded.append(sequence.node)
+                sequence.computed += 1
+                sequence.in_flight += 1
+            planned += len(guesses)
+        self.roster.counters.guessed += planned
+        return planned
+
+    def _with_room(self, sequence: Sequence, guesses: list[int]) -> list[int]:
+        """The guesses, with slots, if memory has any that nobody wants to keep."""
+        holdings, end = self._holdings, sequence.computed + len(guesses)
+        short = holdings.round_up(max(end - sequence.allocated, 0))
+        if short > holdings.pool.free + holdings.tree.evictable or not holdings.reserve(short):
+            return []
+        holdings.grow(sequence, end)
+        return guesses
 
     def _group(self, plan: Plan) -> None:
         if self._decoded != self._grouped:  # what the same nodes share never changes while they are held
@@ -169,6 +208,11 @@ def goes_on(sequence: Sequence) -> bool:
     """Whether a sequence that a step holds has more to compute; if it turns out to have ended, that was in vain."""
     known = sequence.computed < len(sequence.tokens)
     return known or sequence.num_output + 1 < sequence.params.max_tokens
+
+
+def is_guessable(sequence: Sequence) -> bool:
+    """All its tokens are computed or being computed, and what it draws does not change how the next one is drawn."""
+    return len(sequence.tokens) == sequence.computed >= sequence.num_prompt and not sequence.params.is_penalized
 
 
 def is_decoding(sequence: Sequence) -> bool:

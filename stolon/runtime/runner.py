@@ -18,6 +18,7 @@ from .oom import MemoryGuarded, out_of_memory
 from .sequence import Plan, Step
 
 GPU_STEP_TOKENS = 8192
+GPU_GUESS_ROWS = 64
 
 
 class ModelRunner:
@@ -81,7 +82,7 @@ def resolve(config: EngineConfig) -> EngineConfig:
     """With pages of the KV cache as tokens, and with what a GPU makes of settings that were left open.
 
     A step's fixed cost is small there beside its work only if it has thousands of tokens; and a step of 8,192 is short
-    enough for those who wait for their next one.
+    enough for those who wait for their next one. 64 rows take hardly longer than one.
     Raises InvalidRequest for more than one size of the KV cache.
     """
     sizes = {"kv_tokens": config.kv_tokens, "kv_bytes": config.kv_bytes, "kv_pages": config.kv_pages}
@@ -90,9 +91,11 @@ def resolve(config: EngineConfig) -> EngineConfig:
         raise InvalidRequest(f"the KV cache has one size; give one of {', '.join(given)}", param=given[1])
     if config.kv_pages is not None:
         config = replace(config, kv_tokens=config.kv_pages * config.scheduler.page_size, kv_pages=None)
-    if config.scheduler.token_budget is None and wants_gpu(config):
-        return replace(config, scheduler=replace(config.scheduler, token_budget=GPU_STEP_TOKENS))
-    return config
+    if not wants_gpu(config):
+        return config
+    asked = config.scheduler
+    budget = GPU_STEP_TOKENS if asked.token_budget is None else asked.token_budget
+    return replace(config, scheduler=replace(asked, token_budget=budget, guess_rows=GPU_GUESS_ROWS))
 
 
 def wants_gpu(config: EngineConfig) -> bool:

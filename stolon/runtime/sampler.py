@@ -19,7 +19,7 @@ from ..kernels.draw import draw, draw_keys, first_largest
 from ..kernels.reference_sample import largest
 from ..lang.errors import EngineError, InvalidRequest
 from ..lang.types import SamplingParams, TokenLogprob
-from .sequence import RowResult, Sequence
+from .sequence import Row, RowResult
 
 # Logits of this many rows x vocabulary are worked on at once: 32 MiB of float32.
 CHUNK_ITEMS = 1 << 23
@@ -30,50 +30,47 @@ _PENALTIES = np.where(_SET == 1, np.float32(0), np.float32(-np.inf))
 
 def sample(
     logits: Tensor,
-    sequences: list[Sequence],
+    rows: list[Row],
     eos_token_ids: frozenset[int],
     allowed: Mapping[int, NDArray[np.int32]] | None = None,
 ) -> list[RowResult]:
-    """Draw each sequence's next token.
+    """Draw the token that comes behind each row.
 
-    logits: float32 [len(sequences), vocab], as the model gave them; may be changed
-    allowed: of constrained sequences, by index: the bits of the tokens that may come, as in `Masks`
+    logits: float32 [len(rows), vocab], as the model gave them; may be changed
+    allowed: of constrained rows, by index: the bits of the tokens that may come, as in `Masks`
     A row whose logits are not numbers, or whose parameters name tokens that do not exist, gets an error of its own.
     """
-    results = [RowResult() for _ in sequences]
+    results = [RowResult() for _ in rows]
+    params = [row.sequence.params for row in rows]
     finite = logits.sum(1).isfinite().tolist()
-    for result, sequence, fine in zip(results, sequences, finite, strict=True):
-        result.error = _why_not(sequence, logits.shape[1], fine)
-    wanted = [i for i, result in enumerate(results) if result.error is None and wants_logprob(sequences[i].params)]
+    for result, asked, fine in zip(results, params, finite, strict=True):
+        result.error = parameter_fault(asked, logits.shape[1]) if fine else not_numbers()
+    wanted = [i for i, result in enumerate(results) if result.error is None and wants_logprob(params[i])]
     raw = logits[wanted] if wanted else logits
-    for i, sequence in enumerate(sequences):
+    for i, row in enumerate(rows):
         if results[i].error is None:
-            _edit(logits[i], sequence, eos_token_ids)
+            _edit(logits[i], row, eos_token_ids)
     for i, bits in (allowed or {}).items():  # last, so that no bias brings back what is not allowed
         _restrict(logits[i], bits)
     likeliest = first_largest(logits)
     for result, best in zip(results, logits.gather(1, likeliest.unsqueeze(1)).squeeze(1).tolist(), strict=True):
         if result.error is None and best == -math.inf:
             result.error = none_allowed()
-    drawn = [i for i, r in enumerate(results) if r.error is None and sequences[i].params.temperature > 0]
+    drawn = [i for i, r in enumerate(results) if r.error is None and params[i].temperature > 0]
     tokens: list[int] = likeliest.tolist()
     step = max(1, CHUNK_ITEMS // logits.shape[1])
     for low in range(0, len(drawn), step):
         chunk = drawn[low : low + step]
-        for i, token in zip(chunk, _draw_rows(logits[chunk], [sequences[i] for i in chunk]), strict=True):
+        for i, token in zip(chunk, _draw_rows(logits[chunk], [rows[i] for i in chunk]), strict=True):
             tokens[i] = token
     for i, result in enumerate(results):
         if result.error is None:
             result.token = tokens[i]
     if wanted:
-        asked = [LogprobsAsked.of_output(sequences[i].params, tokens[i]) for i in wanted]
-        for i, logprob in zip(wanted, logprobs(raw, asked), strict=True):
+        told = [LogprobsAsked.of_output(params[i], tokens[i]) for i in wanted]
+        for i, logprob in zip(wanted, logprobs(raw, told), strict=True):
             results[i].logprob = logprob
     return results
-
-
-def _why_not(sequence: Sequence, vocab: int, finite: bool) -> Exception | None:
-    return parameter_fault(sequence.params, vocab) if finite else not_numbers()
 
 
 def not_numbers() -> EngineError:
@@ -109,12 +106,12 @@ def wants_logprob(params: SamplingParams) -> bool:
     return params.logprobs is not None or bool(params.logprob_token_ids)
 
 
-def _edit(logits: Tensor, sequence: Sequence, eos_token_ids: frozenset[int]) -> None:
+def _edit(logits: Tensor, row: Row, eos_token_ids: frozenset[int]) -> None:
     """Penalties, bias and `min_tokens`, in place on one row: [vocab].
 
     The repetition penalty (arXiv:1909.05858, section 4.1) counts prompt and output, the other two the output only.
     """
-    params = sequence.params
+    sequence, params = row.sequence, row.sequence.params
     if (repetition := repetition_of(params)) != 1.0:
         seen = torch.from_numpy(np.unique(np.array(sequence.tokens, np.int64)))
         values = logits[seen]
@@ -126,7 +123,7 @@ def _edit(logits: Tensor, sequence: Sequence, eos_token_ids: frozenset[int]) -> 
     if params.logit_bias:
         ids, bias = zip(*params.logit_bias, strict=True)
         logits.index_add_(0, torch.tensor(ids), torch.tensor(bias, dtype=torch.float32))
-    if sequence.num_output < params.min_tokens:
+    if row.end - sequence.num_prompt < params.min_tokens:
         ends = end_tokens(params, eos_token_ids, logits.shape[0])
         logits[torch.tensor(ends, dtype=torch.int64)] = -math.inf
 
@@ -145,11 +142,11 @@ def _restrict(logits: Tensor, bits: NDArray[np.int32]) -> None:
     logits[len(penalties) :] = -math.inf  # what the mask does not know may not come
 
 
-def _draw_rows(logits: Tensor, sequences: list[Sequence]) -> list[int]:
-    params = [sequence.params for sequence in sequences]
+def _draw_rows(logits: Tensor, rows: list[Row]) -> list[int]:
+    params = [row.sequence.params for row in rows]
     scaled = logits / torch.tensor([temperature_of(p) for p in params]).unsqueeze(1)
     floors = filter_floors(scaled, params)
-    keys = [draw_keys(sequence.seed, len(sequence.tokens)) for sequence in sequences]
+    keys = [draw_keys(row.sequence.seed, row.end) for row in rows]
     return draw(scaled, floors, torch.tensor(keys, dtype=torch.int32)).tolist()
 
 

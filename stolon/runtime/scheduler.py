@@ -24,6 +24,7 @@ from .config import SchedulerConfig
 from .holdings import Holdings
 from .invariants import check
 from .metrics import Counters, SchedulerStats
+from .ngram import Guesser
 from .pages import PagePool
 from .planner import Planner
 from .roster import Roster
@@ -35,10 +36,12 @@ from .view import View, view_requests, view_tree
 
 class Scheduler:
     """The planning half of the engine. One thread uses it: `schedule`, `commit` (or `fail`, or `retry`), `reap`. Up to
-    two steps are in flight, and end in the order in which they were planned.
+    two steps are in flight, and end in the order in which they were planned; with guesses, which the end of a step
+    confirms, it is one.
 
     num_slots: KV slots that the runner has, numbered from 0; context_length: most tokens of one sequence
     clock: seconds, monotonic; deadlines and pins go by it
+    guesser: says what answers may go on with, for steps that compute several tokens of each
     """
 
     def __init__(
@@ -48,6 +51,7 @@ class Scheduler:
         context_length: int,
         clock: Callable[[], float] = time.monotonic,
         eos_token_ids: frozenset[int] = frozenset(),
+        guesser: Guesser | None = None,
     ) -> None:
         self.config = config
         self.context_length = context_length
@@ -61,10 +65,11 @@ class Scheduler:
             eviction=config.radix_eviction_policy,
         )
         self.roster = Roster(config, self.holdings, self.counters, clock)
-        self._planner = Planner(config, self.roster)
+        self._planner = Planner(config, self.roster, guesser)
         self._admission = Admission(config, self.roster, self._planner)
         self._throttle = Throttle()
         self._eos = eos_token_ids
+        self._guesser = guesser
         self._in_flight: list[Plan] = []
 
     # -- coming and going
@@ -149,7 +154,7 @@ class Scheduler:
 
     def schedule(self) -> Plan | None:
         """The next step, or None if there is nothing to compute now."""
-        assert len(self._in_flight) < 2, "two steps are under way already"
+        assert len(self._in_flight) < (2 if self._guesser is None else 1), "steps are under way already"
         self.holdings.expire_pins()
         self.roster.expire()
         self.roster.sweep()
@@ -177,21 +182,34 @@ class Scheduler:
         self._throttle.recover()
         faults: list[Row] = []
         for row, result in zip(plan.rows, results, strict=True):
-            if result.error is not None and not row.void:
+            if result.error is not None and row.guess is None and not row.void:
                 faults.append(row)
                 self.abort(row.sequence, result.error)
         if faults:
             self._undo(plan, faults, spoilt=True)
-        advanced: list[Sequence] = []
+        advanced: dict[Sequence, None] = {}
         for row, result in zip(plan.rows, results, strict=True):
             sequence = row.sequence
-            if sequence.is_finished or row.void:
+            refuted = row.guess is not None and not self._confirm(row, result)
+            if sequence.is_finished or row.void or refuted:
                 result.token, result.logprob, result.prompt_logprobs = None, None, []
             else:
                 self._take(row, result)
             if sequence.is_finished or result.token is not None:
-                advanced.append(sequence)
-        return advanced
+                advanced[sequence] = None
+        return list(advanced)
+
+    def _confirm(self, row: Row, result: RowResult) -> bool:
+        """Whether the row's guess came true; if not, what it wrote counts for nothing. A fault of the row does not
+        count either: it may be the guess's, and if not, the next step will have it again."""
+        sequence, start = row.sequence, row.start
+        if result.error is None and start < len(sequence.tokens) and sequence.tokens[start] == row.guess:
+            sequence.trust = min(sequence.trust + 1, self.config.speculative_num_draft_tokens)
+            self.counters.confirmed += 1
+            return True
+        sequence.trust = max(sequence.trust - 1, 1)
+        sequence.computed = min(sequence.computed, start)
+        return False
 
     def _end(self, plan: Plan) -> None:
         """The step is over and holds nothing any more."""
@@ -205,13 +223,13 @@ class Scheduler:
         if result.prompt_logprobs or sequence.scored < sequence.num_prompt:
             _trim(row, result)
         if row.samples:
-            if row.start + row.length < len(sequence.tokens):  # `extend` has told since what comes there
+            if row.end < len(sequence.tokens):  # `extend` has told since what comes there
                 result.token = result.logprob = None
             elif result.token is None:
                 self.abort(sequence, EngineError("the runner drew no token for a row that samples"))
             else:
                 self._append(sequence, result.token)
-        elif row.start + row.length == len(sequence.tokens):  # max_tokens is 0
+        elif row.end == len(sequence.tokens):  # max_tokens is 0
             self.finish(sequence, "length")
 
     def _append(self, sequence: Sequence, token: int) -> None:
@@ -279,7 +297,7 @@ class Scheduler:
 def _trim(row: Row, result: RowResult) -> None:
     """Leave the log-probabilities of prompt positions that were asked for and not delivered before."""
     sequence = row.sequence
-    end = min(row.start + row.length + 1, sequence.num_prompt)  # the last entry is of the position before this
+    end = min(row.end + 1, sequence.num_prompt)  # the last entry is of the position before this
     if result.prompt_logprobs:
         wanted = max(end - max(sequence.params.logprob_start, sequence.scored, 1), 0)
         result.prompt_logprobs = result.prompt_logprobs[max(len(result.prompt_logprobs) - wanted, 0) :]

@@ -41,6 +41,7 @@ class Sequence:
     in_flight: steps between schedule and commit that hold this sequence; nothing of it is released before they end
     row: its row in the latest of them that draws
     scored: prompt positions whose log-probabilities were delivered, so that a resumed sequence delivers none twice
+    trust: how many of its next tokens to guess: one more for each guess that came true, one less for each that did not
     seed: resolved; the draw at position p depends on (seed, p) only
     deadline_s: on the scheduler's clock
     finish, error: set once; a finished sequence is released by the scheduler, once, when no step holds it
@@ -72,6 +73,7 @@ class Sequence:
     in_flight: int = 0
     row: int = 0
     scored: int = 0
+    trust: int = 1
 
     @property
     def num_output(self) -> int:
@@ -88,6 +90,8 @@ class Row:
 
     samples: this row reaches the sequence's last token, so a next token is drawn from its logits
     source: if the row's one token is not known yet, the row of the step launched before that draws it
+    guess: the row's one token, if it is only a guess at what the row of the position before, which is in the same plan,
+        will draw; what this row draws counts if that turns out to be so
     void: what the row reads or writes has been taken back since it was launched; its result counts for nothing
     """
 
@@ -97,12 +101,18 @@ class Row:
     samples: bool
     source: int | None = None
     void: bool = False
+    guess: int | None = None
+
+    @property
+    def end(self) -> int:
+        """The position behind the row: of the token that it draws, if it does."""
+        return self.start + self.length
 
     @property
     def draws_next(self) -> bool:
-        """Whether what the row draws will be its sequence's next token, as far as can be known now."""
+        """Whether what the row draws will be a next token of its sequence, as far as can be known now."""
         sequence = self.sequence
-        at_end = self.start + self.length == len(sequence.tokens)
+        at_end = self.guess is not None or self.end == len(sequence.tokens)
         return self.samples and at_end and not (self.void or sequence.is_finished)
 
 
@@ -148,6 +158,7 @@ class RowResult:
 
 
 ANYTHING = -1  # all bits of a mask's word
+NOTHING = 0
 
 
 @dataclass(slots=True)

@@ -57,11 +57,11 @@ class SlotTable:
 
     def assign(self, rows: Sequence_[Row]) -> tuple[list[int], News]:
         """The line of each row, and what must be written to the table before the step attends."""
-        assert len(rows) <= len(self._lines), "more rows than sequences may run"
+        assert len(rows) <= len(self._lines), "more rows than a step may have"
         lines = [self._use(row.sequence.id) for row in rows]
         fresh: list[tuple[_Line, int, NDArray[np.int32]]] = []
         for row, line in zip(rows, lines, strict=True):
-            sequence, end = row.sequence, row.start + row.length
+            sequence, end = row.sequence, row.end
             if line.relocated != sequence.relocated:
                 line.relocated, line.known = sequence.relocated, 0
             known = min(line.known, row.start)

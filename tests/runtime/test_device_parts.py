@@ -227,7 +227,7 @@ class Counted:
             keys = torch.zeros((len(rows), 2), dtype=torch.int32)
             draws = Draws(zeros, zeros.int(), ones, zeros, keys, penalties=penalties)
             found = scale_logits(logits, draws).argmax(1).tolist()
-            expected = sample(logits.clone(), [row.sequence for row in rows], frozenset())
+            expected = sample(logits.clone(), rows, frozenset())
             for row, token, result in zip(rows, found, expected, strict=True):
                 assert token == result.token or not row.draws_next
         for row, line in zip(rows, lines, strict=True):

@@ -21,62 +21,59 @@ from stolon.lang.errors import EngineError, InvalidRequest
 from stolon.lang.types import SamplingParams
 from stolon.runtime import sampler
 from stolon.runtime.sampler import filter_floors, sample
-from stolon.runtime.sequence import Sequence
+from stolon.runtime.sequence import Row, Sequence
 
 EOS = frozenset({2})
 NO_IDS: Any = torch.zeros(0)  # the warpers do not look at them
 
 
-def make_sequence(prompt: list[int], output: list[int] | None = None, *, seed: int = 0, **params: Any) -> Sequence:
-    return Sequence(
-        id=0,
-        tokens=array("i", prompt + (output or [])),
-        num_prompt=len(prompt),
-        params=SamplingParams(**params),
-        seed=seed,
-    )
+def make_row(prompt: list[int], output: list[int] | None = None, *, seed: int = 0, **params: Any) -> Row:
+    """Of the last token of a sequence."""
+    tokens = array("i", prompt + (output or []))
+    sequence = Sequence(id=0, tokens=tokens, num_prompt=len(prompt), params=SamplingParams(**params), seed=seed)
+    return Row(sequence, len(tokens) - 1, 1, samples=True)
 
 
 def random_logits(rows: int, vocab: int = 200, seed: int = 0, spread: float = 3.0) -> Tensor:
     return torch.randn(rows, vocab, generator=torch.Generator().manual_seed(seed)) * spread
 
 
-def edited(logits: Tensor, sequence: Sequence) -> Tensor:
+def edited(logits: Tensor, drawing: Row) -> Tensor:
     """One row after penalties, bias and the minimum length."""
     row = logits.clone()
-    sampler._edit(row, sequence, EOS)
+    sampler._edit(row, drawing, EOS)
     return row
 
 
 def test_temperature_zero_takes_the_largest_and_of_equals_the_lowest_id() -> None:
     logits = random_logits(3)
     logits[1, [7, 30]] = 99.0
-    results = sample(logits.clone(), [make_sequence([5], temperature=0.0) for _ in range(3)], EOS)
+    results = sample(logits.clone(), [make_row([5], temperature=0.0) for _ in range(3)], EOS)
     assert [r.token for r in results] == [int(logits[0].argmax()), 7, int(logits[2].argmax())]
 
 
 @pytest.mark.parametrize("penalty", [0.5, 1.3, 2.0])
 def test_the_repetition_penalty_is_that_of_transformers(penalty: float) -> None:
     (logits,) = random_logits(1)
-    sequence = make_sequence([3, 4, 4, 9], [11, 11, 3], repetition_penalty=penalty)
-    ids = torch.LongTensor([list(sequence.tokens)])
+    row = make_row([3, 4, 4, 9], [11, 11, 3], repetition_penalty=penalty)
+    ids = torch.LongTensor([list(row.sequence.tokens)])
     expected = RepetitionPenaltyLogitsProcessor(penalty)(ids, logits[None].clone())[0]
-    assert torch.equal(edited(logits, sequence), expected)
+    assert torch.equal(edited(logits, row), expected)
 
 
 def test_frequency_and_presence_penalties_count_the_output_only() -> None:
     (logits,) = random_logits(1)
-    sequence = make_sequence([3, 4, 4, 9], [11, 11, 3], frequency_penalty=0.5, presence_penalty=0.25)
+    row = make_row([3, 4, 4, 9], [11, 11, 3], frequency_penalty=0.5, presence_penalty=0.25)
     expected = logits.clone()
     expected[11] -= 0.5 * 2 + 0.25
     expected[3] -= 0.5 + 0.25
-    torch.testing.assert_close(edited(logits, sequence), expected)
-    assert torch.equal(edited(logits, make_sequence([3, 4], frequency_penalty=2.0)), logits)
+    torch.testing.assert_close(edited(logits, row), expected)
+    assert torch.equal(edited(logits, make_row([3, 4], frequency_penalty=2.0)), logits)
 
 
 def test_bias_is_added_and_every_edit_composes_in_the_documented_order() -> None:
     (logits,) = random_logits(1)
-    sequence = make_sequence(
+    row = make_row(
         [7], [7, 8], repetition_penalty=1.5, presence_penalty=0.5, logit_bias=((7, 2.0), (9, -100.0), (7, 1.0))
     )
     expected = logits.clone()
@@ -85,16 +82,16 @@ def test_bias_is_added_and_every_edit_composes_in_the_documented_order() -> None
         expected[token] -= 0.5
     expected[7] += 3.0
     expected[9] -= 100.0
-    torch.testing.assert_close(edited(logits, sequence), expected)
+    torch.testing.assert_close(edited(logits, row), expected)
 
 
 def test_min_tokens_hides_what_would_end_the_answer_until_it_is_long_enough() -> None:
     (logits,) = random_logits(1)
     asked = {"min_tokens": 2, "stop_token_ids": (5, 6)}
-    short, long = make_sequence([1], [3], **asked), make_sequence([1], [3, 4], **asked)
+    short, long = make_row([1], [3], **asked), make_row([1], [3, 4], **asked)
     assert edited(logits, short).isneginf().nonzero().flatten().tolist() == [2, 5, 6]
     assert torch.equal(edited(logits, long), logits)
-    deaf = make_sequence([1], [3], ignore_eos=True, **asked)
+    deaf = make_row([1], [3], ignore_eos=True, **asked)
     assert edited(logits, deaf).isneginf().nonzero().flatten().tolist() == [5, 6]
 
 
@@ -145,7 +142,7 @@ def test_tokens_as_likely_as_the_last_one_kept_stay_too() -> None:
 def test_a_row_draws_the_same_alone_and_in_any_company() -> None:
     logits = random_logits(40, vocab=3000)
     rows = [
-        make_sequence([1] * (i + 1), seed=i * 7, temperature=0.5 + i / 20, top_p=0.9 if i % 2 else 1.0, top_k=i % 5 * 9)
+        make_row([1] * (i + 1), seed=i * 7, temperature=0.5 + i / 20, top_p=0.9 if i % 2 else 1.0, top_k=i % 5 * 9)
         for i in range(40)
     ]
     together = [r.token for r in sample(logits.clone(), rows, EOS)]
@@ -157,7 +154,7 @@ def test_a_row_draws_the_same_alone_and_in_any_company() -> None:
 def test_the_next_position_and_another_seed_draw_anew() -> None:
     logits = torch.zeros(1, 1000)
     drawn = {
-        sample(logits.clone(), [make_sequence([1] * length, seed=seed)], EOS)[0].token
+        sample(logits.clone(), [make_row([1] * length, seed=seed)], EOS)[0].token
         for length in range(1, 30)
         for seed in range(3)
     }
@@ -168,13 +165,13 @@ def test_a_row_that_is_not_numbers_fails_alone() -> None:
     logits = random_logits(4)
     logits[1, 5] = math.nan
     logits[2, 5] = math.inf
-    results = sample(logits.clone(), [make_sequence([1], temperature=i % 2, logprobs=1) for i in range(4)], EOS)
+    results = sample(logits.clone(), [make_row([1], temperature=i % 2, logprobs=1) for i in range(4)], EOS)
     for i in (1, 2):
         error = results[i].error
         assert isinstance(error, EngineError)
         assert error.code == "nan_logits"
         assert results[i].token is None
-    healthy = sample(logits[[0, 3]].clone(), [make_sequence([1], temperature=i) for i in (0, 1)], EOS)
+    healthy = sample(logits[[0, 3]].clone(), [make_row([1], temperature=i) for i in (0, 1)], EOS)
     assert [results[0].token, results[3].token] == [r.token for r in healthy]
     assert results[0].error is None
     assert results[0].logprob is not None
@@ -188,9 +185,9 @@ def test_no_temperature_and_no_penalty_is_too_large_or_small_to_draw_with(filter
     """Neither for its own row nor for those beside it."""
     logits = random_logits(1).expand(2 * len(HUGE) + 1, -1)
     likeliest, *seen = logits[0].topk(4).indices.tolist()
-    rows = [make_sequence([1], [9], temperature=value, min_tokens=5, **filters) for value in HUGE]
-    rows += [make_sequence(seen, temperature=1e-300, repetition_penalty=value, **filters) for value in HUGE]
-    rows.append(make_sequence(seen, temperature=0.0))
+    rows = [make_row([1], [9], temperature=value, min_tokens=5, **filters) for value in HUGE]
+    rows += [make_row(seen, temperature=1e-300, repetition_penalty=value, **filters) for value in HUGE]
+    rows.append(make_row(seen, temperature=0.0))
     results = sample(logits.clone(), rows, EOS)
     assert [r.error for r in results] == [None] * len(rows)
     tokens = [r.token for r in results]
@@ -202,7 +199,7 @@ def test_no_temperature_and_no_penalty_is_too_large_or_small_to_draw_with(filter
 
 
 def test_a_row_of_which_no_token_may_come_before_min_tokens_fails_alone() -> None:
-    rows = [make_sequence([1], min_tokens=1, stop_token_ids=tuple(range(200)), top_p=0.9), make_sequence([1])]
+    rows = [make_row([1], min_tokens=1, stop_token_ids=tuple(range(200)), top_p=0.9), make_row([1])]
     stuck, free = sample(random_logits(2), rows, EOS)
     assert isinstance(stuck.error, EngineError)
     assert stuck.error.code == "no_token_allowed"
@@ -211,7 +208,7 @@ def test_a_row_of_which_no_token_may_come_before_min_tokens_fails_alone() -> Non
 
 @pytest.mark.parametrize("params", [{"logit_bias": ((200, 1.0),)}, {"logprob_token_ids": (-1,)}])
 def test_a_token_outside_the_vocabulary_fails_its_row_alone(params: dict[str, Any]) -> None:
-    bad, good = sample(random_logits(2), [make_sequence([1], **params), make_sequence([1])], EOS)
+    bad, good = sample(random_logits(2), [make_row([1], **params), make_row([1])], EOS)
     assert isinstance(bad.error, InvalidRequest)
     assert "[0, 200)" in str(bad.error)
     assert good.token is not None
@@ -221,8 +218,8 @@ def test_logprobs_are_of_the_models_own_logits() -> None:
     logits = random_logits(2)
     expected = logits.double().log_softmax(-1)
     edits = {"temperature": 0.3, "top_k": 3, "logit_bias": ((17, 50.0),), "repetition_penalty": 1.7}
-    asked = make_sequence([1, 2], logprobs=4, logprob_token_ids=(9, 0), **edits)
-    first, second = sample(logits.clone(), [asked, make_sequence([1], temperature=0.0, logprobs=0)], EOS)
+    asked = make_row([1, 2], logprobs=4, logprob_token_ids=(9, 0), **edits)
+    first, second = sample(logits.clone(), [asked, make_row([1], temperature=0.0, logprobs=0)], EOS)
     assert first.token == 17
     assert first.logprob is not None
     assert first.logprob.token == 17
@@ -249,7 +246,7 @@ def bits_of(tokens: list[int], vocab: int) -> np.ndarray[Any, np.dtype[np.int32]
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_a_constrained_row_draws_what_is_allowed_and_others_what_they_would(temperature: float) -> None:
     logits = random_logits(3)
-    rows = [make_sequence([1], seed=i, temperature=temperature) for i in range(3)]
+    rows = [make_row([1], seed=i, temperature=temperature) for i in range(3)]
     free = [r.token for r in sample(logits.clone(), rows, EOS)]
     allowed = [31, 63, 64, 199]
     masked = [r.token for r in sample(logits.clone(), rows, EOS, {1: bits_of(allowed, 200)})]
@@ -260,13 +257,13 @@ def test_a_constrained_row_draws_what_is_allowed_and_others_what_they_would(temp
 
 
 def test_no_bias_brings_back_what_is_not_allowed_or_beyond_the_mask() -> None:
-    biased = make_sequence([1], temperature=0.0, logit_bias=((5, 100.0), (150, 90.0)), repetition_penalty=0.1)
+    biased = make_row([1], temperature=0.0, logit_bias=((5, 100.0), (150, 90.0)), repetition_penalty=0.1)
     (result,) = sample(random_logits(1), [biased], EOS, {0: bits_of([7, 9], 64)})
     assert result.token in (7, 9)
 
 
 def test_a_row_that_may_draw_nothing_fails_alone() -> None:
-    rows = [make_sequence([1], min_tokens=3), make_sequence([1])]
+    rows = [make_row([1], min_tokens=3), make_row([1])]
     stuck, free = sample(random_logits(2), rows, EOS, {0: bits_of([2], 200)})
     assert isinstance(stuck.error, EngineError)
     assert stuck.error.code == "no_token_allowed"
@@ -275,6 +272,6 @@ def test_a_row_that_may_draw_nothing_fails_alone() -> None:
 
 def test_log_probabilities_of_a_constrained_row_are_the_model_s_own() -> None:
     logits = random_logits(1)
-    (result,) = sample(logits.clone(), [make_sequence([1], logprobs=2)], EOS, {0: bits_of([3], 200)})
+    (result,) = sample(logits.clone(), [make_row([1], logprobs=2)], EOS, {0: bits_of([3], 200)})
     assert result.logprob is not None
     assert (result.token, result.logprob.logprob) == (3, pytest.approx(float(logits[0].log_softmax(0)[3])))

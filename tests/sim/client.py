@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence as Items
 from dataclasses import dataclass, field
 
@@ -11,7 +12,7 @@ from stolon.lang.types import TokenLogprob
 from stolon.runtime.scheduler import Scheduler
 from stolon.runtime.sequence import Masks, Plan, RowResult, Sequence
 
-from .model import ANY, EOS, VOCABULARY
+from .model import ANY, EOS, VOCABULARY, generate
 
 ENDS = (EOS, 3)  # and those that requests name
 
@@ -61,6 +62,23 @@ class Client:
     marked_at: int | None = None
 
 
+class Seer:
+    """Guesses what clients will be told, now and then wrongly, and does not mind guessing what ends an answer."""
+
+    def __init__(self, rng: random.Random, clients: dict[int, Client], context_length: int) -> None:
+        self._rng = rng
+        self._clients = clients
+        self._context_length = context_length
+
+    def guess(self, sequence: Sequence, most: int) -> list[int]:
+        client, rng = self._clients[sequence.id], self._rng
+        answer = generate(
+            client.prompt, sequence.salt, sequence.params, sequence.seed, self._context_length, client.rule
+        )
+        ahead = answer[len(client.answer) : len(client.answer) + most]
+        return [rng.choice(ANY) if rng.random() < 0.3 else token for token in ahead][: rng.randrange(most + 1)]
+
+
 class Rules:
     """The clients' rules as the pipeline asks for them."""
 
@@ -74,11 +92,17 @@ class Rules:
     def masks(self, plan: Plan) -> Masks | None:
         rows: list[int] = []
         bits: list[list[int]] = []
+        said: dict[int, list[int] | None] = {}  # by sequence, with guesses; None behind one that the rule forbids
         for index, row in enumerate(plan.rows):
             client = self._clients[row.sequence.id]
             if client.rule.number and row.draws_next:
+                before = client.answer if row.guess is None else said[row.sequence.id]
+                if row.guess is not None and before is not None:
+                    before = [*before, row.guess] if row.guess in client.rule(before) else None
+                said[row.sequence.id] = before
                 rows.append(index)
-                bits.append([sum(1 << token for token in set(client.rule(client.answer)))])
+                allowed = () if before is None else client.rule(before)
+                bits.append([sum(1 << token for token in set(allowed))])
         return Masks(rows, np.array(bits, np.int32)) if rows else None
 
     def advance(self, plan: Plan, results: list[RowResult]) -> None:

@@ -132,16 +132,26 @@ class FakeModel:
 
 @dataclass(slots=True)
 class Work:
-    """A row as it was when it was launched; the scheduler may have changed its mind since. used: slots up to its end"""
+    """A row as it was when it was launched; the scheduler may have changed its mind since.
+
+    used: slots up to its end; guesses: tokens up to there that nobody has drawn
+    """
 
     row: Row
     used: NDArray[np.int32]
     slots: list[int]
+    guesses: list[int]
 
     @staticmethod
-    def of(row: Row) -> Work:
-        used = row.sequence.slots[: row.start + row.length].copy()
-        return Work(row, used, used.tolist())
+    def all_of(plan: Plan) -> list[Work]:
+        guesses: dict[int, list[int]] = {}
+        found: list[Work] = []
+        for row in plan.rows:
+            if row.guess is not None:
+                guesses[row.sequence.id] = [*guesses.get(row.sequence.id, []), row.guess]
+            used = row.sequence.slots[: row.end].copy()
+            found.append(Work(row, used, used.tolist(), guesses.get(row.sequence.id, [])))
+        return found
 
     @property
     def counts(self) -> bool:
@@ -150,7 +160,7 @@ class Work:
 
 class FakeStep:
     def __init__(self, model: FakeModel, plan: Plan, faults: Faults) -> None:
-        self.work = [Work.of(row) for row in plan.rows]
+        self.work = Work.all_of(plan)
         self._model = model
         self._faults = faults
         self._allowed: dict[int, list[int]] = {}
@@ -192,11 +202,18 @@ class FakeStep:
             for slot in slots:
                 kv[slot] = POISON
             return
-        entries = self._model.history(row.sequence)
+        entries = self._history(work)
         if row.source is not None:
             entries = self._with_drawn(work, entries)
-        for slot, entry in zip(slots, entries[row.start : row.start + row.length], strict=True):
+        for slot, entry in zip(slots, entries[row.start : row.end], strict=True):
             kv[slot] = entry
+
+    def _history(self, work: Work) -> list[Entry]:
+        """The chain of what is known of the row's sequence, and on to what is guessed."""
+        sequence, entries = work.row.sequence, self._model.history(work.row.sequence)
+        if not work.guesses:
+            return entries
+        return chain(sequence.salt, [*sequence.tokens, *work.guesses], entries.copy())
 
     def _with_drawn(self, work: Work, entries: list[Entry]) -> list[Entry]:
         """The chain on to the token that the step before drew."""
@@ -211,7 +228,7 @@ class FakeStep:
     def _read(self, index: int, work: Work) -> RowResult:
         """A row that reads what another row of this step spoilt gives nonsense, but that is no bug."""
         row, model = work.row, self._model
-        sequence, end = row.sequence, row.start + row.length
+        sequence, end = row.sequence, row.end
         if index in self._faults.rows:
             return RowResult(error=EngineError("logits are not numbers (injected)"))
         nonsense = RowResult(token=NONSENSE if row.samples else None)
@@ -219,13 +236,16 @@ class FakeStep:
             return nonsense
         kv = model.kv
         found = [kv[slot] for slot in work.slots]
-        expected = model.history(sequence)
+        expected = self._history(work)
         if found != expected[:end]:
             if self._faults.rows and POISON in found:
                 return nonsense
             wrong = next(i for i in range(end) if found[i] != expected[i])
             raise WrongSlotError(f"sequence {sequence.id} at {wrong}: found {found[wrong]}, needs {expected[wrong]}")
-        token = draw(found[-1], sequence.seed, self._allowed.get(index, ANY)) if row.samples else None
+        allowed = self._allowed.get(index, ANY)
+        if not allowed:
+            return RowResult(error=EngineError("no token may be drawn"))
+        token = draw(found[-1], sequence.seed, allowed) if row.samples else None
         return RowResult(token=token, prompt_logprobs=self._logprobs(row, found))
 
     def _logprobs(self, row: Row, found: list[Entry]) -> list[TokenLogprob]:
@@ -233,6 +253,6 @@ class FakeStep:
         if params.prompt_logprobs is None or row.start >= sequence.num_prompt:
             return []
         first = row.start + 1 if self._model.all_logprobs else max(row.start + 1, params.logprob_start)
-        last = min(row.start + row.length + 1, sequence.num_prompt)
+        last = min(row.end + 1, sequence.num_prompt)
         tokens = sequence.tokens
         return [TokenLogprob(tokens[i], logprob(found[i - 1], tokens[i])) for i in range(first, last)]

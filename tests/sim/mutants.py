@@ -302,6 +302,40 @@ def append_what_is_known_already() -> AbstractContextManager[Any]:
     return patch.object(Scheduler, "_take", twice)
 
 
+# -- of guesses
+
+
+def believe_every_guess() -> AbstractContextManager[Any]:
+    """What is drawn behind a guess counts, whatever was drawn in its place."""
+
+    def gullible(self: Scheduler, row: Row, result: RowResult) -> bool:
+        return True
+
+    return patch.object(Scheduler, "_confirm", gullible)
+
+
+def keep_what_guesses_wrote() -> AbstractContextManager[Any]:
+    """The KV entries of a wrong guess stay for the token that came in its place."""
+    confirm = Scheduler._confirm
+
+    def keep(self: Scheduler, row: Row, result: RowResult) -> bool:
+        computed = row.sequence.computed
+        confirmed = confirm(self, row, result)
+        row.sequence.computed = min(computed, len(row.sequence.tokens))
+        return confirmed
+
+    return patch.object(Scheduler, "_confirm", keep)
+
+
+def guess_with_the_slots_of_others() -> AbstractContextManager[Any]:
+    """Guesses are given no slots of their own."""
+
+    def roomy(self: Planner, sequence: Sequence, guesses: list[int]) -> list[int]:
+        return guesses
+
+    return patch.object(Planner, "_with_room", roomy)
+
+
 MUTANTS: tuple[Mutant, ...] = (
     skip_one_unlock,
     free_twice,
@@ -325,4 +359,7 @@ MUTANTS: tuple[Mutant, ...] = (
     preempt_what_a_step_holds,
     give_up_too_early,
     append_what_is_known_already,
+    believe_every_guess,
+    keep_what_guesses_wrote,
+    guess_with_the_slots_of_others,
 )

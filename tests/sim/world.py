@@ -16,7 +16,7 @@ from stolon.runtime.scheduler import Scheduler
 from stolon.runtime.sequence import Plan, RowResult, Sequence, Status
 
 from .asker import Asker
-from .client import Client, Rule, Rules
+from .client import Client, Rule, Rules, Seer
 from .model import EOS, FakeModel, Faults, chain, generate, logprob
 
 
@@ -32,7 +32,7 @@ class Clock:
         return self.now
 
 
-def random_config(rng: random.Random) -> SchedulerConfig:
+def random_config(rng: random.Random, *, guesses: bool) -> SchedulerConfig:
     return SchedulerConfig(
         token_budget=rng.choice([1, 2, 5, 7, 16, 64]),
         max_running_requests=rng.choice([1, 2, 4, 8]),
@@ -44,6 +44,9 @@ def random_config(rng: random.Random) -> SchedulerConfig:
         radix_eviction_policy=rng.choice(["lru", "lru", "lfu", "priority"]),
         pin_share=rng.choice([0.0, 0.3, 0.7]),
         pin_seconds=rng.choice([0.5, 20.0]),
+        speculative_algorithm="ngram" if guesses else "none",
+        speculative_num_draft_tokens=rng.choice([1, 3, 8]),
+        guess_rows=rng.choice([2, 5, 16]),
         check=True,
     )
 
@@ -52,23 +55,25 @@ class World:
     """An engine on a fake model, its clients, and everything that can happen to them.
 
     calm: nothing is injected; what is left are submissions and aborts
-    overlap: by default the seed decides
+    overlap: by default the seed decides, also whether there are guesses; both together is not possible
     """
 
     def __init__(self, seed: int, *, calm: bool = False, overlap: bool | None = None) -> None:
         self.rng = random.Random(seed)
         self.clock = Clock()
-        config = random_config(self.rng)
+        overlap = seed % 2 == 0 if overlap is None else overlap
+        guesses = not overlap and seed % 4 == 1
+        config = random_config(self.rng, guesses=guesses)
         slots = config.page_size * self.rng.choice([8, 16, 40, 120])
         self.slots = max(slots, 24)
         self.context_length = self.rng.choice([20, 48, 1000])
-        self.scheduler = Scheduler(config, self.slots, self.context_length, self.clock, frozenset({EOS}))
+        self.clients: dict[int, Client] = {}
+        seer = Seer(self.rng, self.clients, self.context_length) if guesses else None
+        self.scheduler = Scheduler(config, self.slots, self.context_length, self.clock, frozenset({EOS}), seer)
         self.model = FakeModel(self.slots, all_logprobs=self.rng.random() < 0.5)
         self.model.meanwhile, self.model.told = self._meanwhile, self._excuse
         self.calm = calm
-        self.clients: dict[int, Client] = {}
         self.asker = Asker(self.rng)
-        overlap = seed % 2 == 0 if overlap is None else overlap
         self.pipeline = Pipeline(self.scheduler, self.model, Rules(self.scheduler, self.clients), overlap=overlap)
         self.steps = 0
         self.ends = 0
@@ -257,22 +262,24 @@ class World:
             if pool.is_free(work.used):
                 raise SimulationError(f"slots of sequence {sequence.id} are free, and a step uses them")
             for row in plan.rows if plan else ():
-                written = row.sequence.slots[row.start : row.start + row.length].tolist()
+                written = row.sequence.slots[row.start : row.end].tolist()
                 if row.sequence is not sequence and not set(written).isdisjoint(work.slots):
                     raise SimulationError(f"a row writes what sequence {sequence.id} uses")
 
     def _watched_commit(self, plan: Plan, results: list[RowResult]) -> list[Sequence]:
         self._check_in_flight(None)
-        before = [len(row.sequence.tokens) for row in plan.rows]
+        before = {row.sequence: len(row.sequence.tokens) for row in plan.rows}
         advanced = self._commit(plan, results)
-        for row, length, result in zip(plan.rows, before, results, strict=True):
-            client = self.clients[row.sequence.id]
-            fresh = row.sequence.tokens[length:].tolist()
-            self._expect(fresh == ([] if result.token is None else [result.token]), "results and tokens differ")
-            told = bool(fresh) or row.sequence.is_finished
-            self._expect(told == (row.sequence in advanced), "commit hides who advanced")
-            client.answer += fresh
-            client.logprobs += result.prompt_logprobs
+        drawn: dict[Sequence, list[int]] = {sequence: [] for sequence in before}
+        for row, result in zip(plan.rows, results, strict=True):
+            drawn[row.sequence] += [] if result.token is None else [result.token]
+            self.clients[row.sequence.id].logprobs += result.prompt_logprobs
+        for sequence, length in before.items():
+            fresh = sequence.tokens[length:].tolist()
+            self._expect(fresh == drawn[sequence], "results and tokens differ")
+            told = bool(fresh) or sequence.is_finished
+            self._expect(told == (sequence in advanced), "commit hides who advanced")
+            self.clients[sequence.id].answer += fresh
         return advanced
 
     def _watched_fail(self, plan: Plan, error: Exception) -> list[Sequence]:
