@@ -24,7 +24,7 @@ RUNTIME_FLOORS: tuple[tuple[str, ...], ...] = (
     ),
     (
         *("scheduler", "planner", "admission", "roster", "view", "waiting", "holdings", "cascade", "invariants"),
-        *("pipeline", "throttle", "undo", "radix", "pages", "sequence", "config", "metrics"),
+        *("pipeline", "throttle", "undo", "ngram", "radix", "pages", "sequence", "config", "metrics"),
     ),
 )
 LANG_NAMES_FOR_THE_RUNTIME = {"types", "constraint", "errors"}
