@@ -51,12 +51,20 @@ class SchedulerConfig:
     speculative_algorithm: Speculation = field(
         default="none",
         metadata=flag(
-            "compute guesses at the next tokens in the same step, which changes no answer; ngram: what came before "
-            "behind the same tokens"
+            "guess next tokens, to compute them in the same step; no answer changes; ngram: what came behind the same "
+            "tokens before",
+            "--speculative-algo",
+            "--speculative-config.method",
         ),
     )
-    speculative_num_draft_tokens: int = field(default=8, metadata=flag("most tokens of an answer guessed in a step"))
-    guess_rows: int = 16  # steps with fewer rows than this guess: there one row more takes little time
+    speculative_num_draft_tokens: int = field(
+        default=8,
+        metadata=flag("most tokens of an answer guessed in a step", "--speculative-config.num-speculative-tokens"),
+    )
+    speculative_rows: int | None = field(
+        default=None,
+        metadata=flag("most rows of a step that has guesses, where one row more costs little; 8, or 64 on a GPU"),
+    )
     radix_cache: bool = field(
         default=True, metadata=flag("keep computed prefixes for later requests", "--no-enable-prefix-caching")
     )
@@ -70,6 +78,11 @@ class SchedulerConfig:
     pin_share: float = field(default=0.9, metadata=flag("largest share of the cache that live programs may pin"))
     pin_seconds: float = field(default=30.0, metadata=flag("how long a live program's prefix stays pinned after use"))
     check: bool = field(default=False, metadata=flag("check every invariant after every step (slow; for tests)"))
+
+    @property
+    def guess_rows(self) -> int:
+        """`speculative_rows`, or what it is by default where nobody knew better."""
+        return 8 if self.speculative_rows is None else self.speculative_rows
 
     @property
     def most_rows(self) -> int:

@@ -152,6 +152,7 @@ FLAGS: dict[str, Range] = {
     "token_budget": whole(1, 1 << 20),
     "max_running_requests": whole(1, 1 << 16),
     "speculative_num_draft_tokens": whole(1, 64),
+    "speculative_rows": whole(1, 512),
     "max_queued_requests": whole(1, 1 << 20),
     "page_size": whole(1, 1 << 10),
     "max_overtakes": whole(0, 1 << 20),

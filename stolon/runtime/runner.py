@@ -95,7 +95,8 @@ def resolve(config: EngineConfig) -> EngineConfig:
         return config
     asked = config.scheduler
     budget = GPU_STEP_TOKENS if asked.token_budget is None else asked.token_budget
-    return replace(config, scheduler=replace(asked, token_budget=budget, guess_rows=GPU_GUESS_ROWS))
+    rows = GPU_GUESS_ROWS if asked.speculative_rows is None else asked.speculative_rows
+    return replace(config, scheduler=replace(asked, token_budget=budget, speculative_rows=rows))
 
 
 def wants_gpu(config: EngineConfig) -> bool:

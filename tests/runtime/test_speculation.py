@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from array import array
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ from stolon.runtime.config import SchedulerConfig
 from stolon.runtime.ngram import LEAST_MATCH, MOST_MATCH, NgramGuesser
 from stolon.runtime.sequence import Sequence
 from tests.runtime.answers import GREEDY, answer, engine_of
-from tests.runtime.test_overlap_answers import all_kinds, host
+from tests.runtime.test_overlap_answers import Told, all_kinds, host
 
 __all__ = ["host"]  # a fixture
 
@@ -110,17 +112,24 @@ def _who(sequence: Sequence) -> tuple[bytes, int]:
 async def check_all_kinds(checkpoint: Path, monkeypatch: pytest.MonkeyPatch, **settings: Any) -> None:
     plain = await all_kinds(checkpoint, **settings)
     monkeypatch.setattr("stolon.runtime.engine.NgramGuesser", Witness)
-    assert await all_kinds(checkpoint, speculative_algorithm="ngram", **settings) == plain
+    check_same(await all_kinds(checkpoint, speculative_algorithm="ngram", **settings), plain)
     Oracle.learn()
     monkeypatch.setattr("stolon.runtime.engine.NgramGuesser", Oracle)
-    assert await all_kinds(checkpoint, speculative_algorithm="ngram", **settings) == plain
+    check_same(await all_kinds(checkpoint, speculative_algorithm="ngram", **settings), plain)
+
+
+def check_same(found: list[list[Told]], expected: list[list[Told]]) -> None:
+    """How many rows a step has changes the last bits of log-probabilities."""
+    for one, other in zip(itertools.chain(*found), itertools.chain(*expected), strict=True):
+        assert one.logprobs == pytest.approx(other.logprobs, abs=2e-3)
+        assert replace(one, logprobs=[]) == replace(other, logprobs=[])
 
 
 @pytest.mark.parametrize(
     "settings",
     [
-        {"guess_rows": 200},
-        {"guess_rows": 200, "jump_forward": False, "speculative_num_draft_tokens": 3},
+        {"speculative_rows": 200},
+        {"speculative_rows": 200, "jump_forward": False, "speculative_num_draft_tokens": 3},
         {"token_budget": 40, "kv_tokens": 200, "page_size": 4},
     ],
     ids=str,
@@ -176,4 +185,4 @@ async def test_few_guesses_where_they_do_not_come_true(tiny_checkpoint: Path, mo
 
 def test_a_step_has_a_row_for_each_request_and_each_guess() -> None:
     assert SchedulerConfig(max_running_requests=4).most_rows == 4
-    assert SchedulerConfig(max_running_requests=4, speculative_algorithm="ngram", guess_rows=16).most_rows == 20
+    assert SchedulerConfig(max_running_requests=4, speculative_algorithm="ngram").most_rows == 12

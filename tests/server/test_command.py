@@ -74,7 +74,11 @@ BAD = [
     (["--structured-outputs-config", '{"backend": "lm-format-enforcer"}'], 2, "invalid choice"),
     (["--structured-outputs-config", '{"bakcend": "auto"}'], 2, "did you mean --structured-outputs-config.backend?"),
     (["--structured-outputs-config", '{"disable_additional_properties": true}'], 2, "only false can be"),
-    (["--speculative-config", "{}"], 2, "speculative decoding is not supported"),
+    (["--speculative-algorithm", "EAGLE"], 2, "ngram"),
+    (["--speculative-config", '{"method": "eagle"}'], 2, "ngram"),
+    (["--speculative-config", '{"model": "small"}'], 2, "there are no draft models"),
+    (["--speculative-config", '{"num_speculative_tokens": 0}'], 2, "at least 1"),
+    (["--speculative-draft-model-path", "x"], 2, "there are no draft models"),
     (["--load-format=gguf"], 2, "invalid choice"),
     (["--schedule-policy", "random"], 2, "dfs-weight"),
     (["--radix-eviction-policy", "slru"], 2, "lfu"),
@@ -120,6 +124,7 @@ CONFIG_FILES: list[tuple[str, tuple[int, float | None]]] = [
     ("port: 1234\ngpu-memory-utilization: 0.5", (1234, 0.5)),
     ("port: 1234\nmemory_fraction: 0.5", (1234, 0.5)),
     ("# a comment\nenable-metrics: true\nradix_cache: false", (30000, None)),
+    ("speculative-config: {method: ngram, num_speculative_tokens: 3}\nport: 9", (9, None)),
 ]
 
 
@@ -147,6 +152,7 @@ def test_the_command_line_wins_over_the_file(tmp_path: Path) -> None:
         ("port: [1, 2]", "port must be one text or number, got [1, 2]"),
         ("insecure-no-auth: please", "must be true or false"),
         ("enable-lora: true", "merge them into the weights"),
+        ("speculative-config: {methot: ngram}", "did you mean --speculative-config.method?"),
         ("config: other.yaml", "there is no flag 'config'"),
         ("- port", "must hold flags"),
         ("port: [", "is not YAML"),
@@ -196,6 +202,13 @@ def test_values_and_spellings_of_vllm_are_ours(capsys: pytest.CaptureFixture[str
     assert parse(hub.split())[1] == EngineConfig(
         model_path="org/m", revision="v1", tokenizer_path="t", tokenizer_revision="v2", download_dir="d"
     )
+    for guess in (
+        ["--speculative-algorithm", "NGRAM", "--speculative-num-draft-tokens", "5"],
+        ["--speculative-config", '{"method": "ngram", "num_speculative_tokens": 5}'],
+        ["--speculative_config.method", "ngram", "--speculative-config.num_speculative_tokens=5"],
+    ):
+        scheduler = parse(["tiny", *guess])[1].scheduler
+        assert (scheduler.speculative_algorithm, scheduler.speculative_num_draft_tokens) == ("ngram", 5)
     white = parse(["tiny", "--constrained-json-whitespace-pattern", ""])[1]
     assert white.constrained_json_whitespace_pattern == ""
     assert capsys.readouterr().err == ""

@@ -46,7 +46,7 @@ def random_config(rng: random.Random, *, guesses: bool) -> SchedulerConfig:
         pin_seconds=rng.choice([0.5, 20.0]),
         speculative_algorithm="ngram" if guesses else "none",
         speculative_num_draft_tokens=rng.choice([1, 3, 8]),
-        guess_rows=rng.choice([2, 5, 16]),
+        speculative_rows=rng.choice([2, 5, 16]),
         check=True,
     )
 

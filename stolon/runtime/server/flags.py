@@ -230,6 +230,7 @@ _SAME_VALUES = {
     "dtype": {"half": "float16", "float": "float32"},
     "kv_cache_dtype": {"fp8": "fp8_e4m3"},
     "grammar_backend": {"xgrammar": "auto", "native": "auto", "guidance": "llguidance"},
+    "speculative_algorithm": {"NGRAM": "ngram"},
     "schedule_policy": {"priority": "fcfs"},  # priority comes before every policy
 }
 # values that leave a number open, as vLLM has them

@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from .flags_objects import OBJECTS
 
 
 class ConfigFileError(Exception):
@@ -44,6 +47,8 @@ def _entries(path: str) -> dict[Any, Any]:
 
 def _argument(path: str, key: str, value: Any, flags: Mapping[str, argparse.Action]) -> list[str]:
     flag = f"--{key.replace('_', '-')}"
+    if flag in OBJECTS and isinstance(value, dict):
+        return [f"{flag}={json.dumps(value)}"]
     if flag in flags and flag != "--config":
         return _said(path, key, flag, flags[flag], value)
     name = key.replace("-", "_")

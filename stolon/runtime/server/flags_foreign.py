@@ -44,7 +44,7 @@ def _refused_value(names: str, says: str) -> Foreign:
 _ONE_DEVICE = "one server serves one device; start one on each, and a router in front"
 _WHITE_SPACE = "in JSON stand `, ` and `: `, or what --constrained-json-whitespace-pattern leaves of them, and no more"
 _NO_LORA = "adapters are not supported; merge them into the weights"
-_NO_GUESSING = "speculative decoding is not supported"
+_NO_DRAFTS = "guesses come from the text so far, with --speculative-algorithm ngram; there are no draft models"
 
 FOREIGN: tuple[Foreign, ...] = (
     _only("--tp-size --tp --tensor-parallel-size -tp", "1", _ONE_DEVICE),
@@ -96,8 +96,16 @@ FOREIGN: tuple[Foreign, ...] = (
     _refused("--trust-request-chat-template", "templates come from the checkpoint or --chat-template, never a request"),
     _refused_value("--ssl-ca-certs", "clients are known by their key; put a proxy in front that asks for certificates"),
     _refused("--skip-tokenizer-init", "texts are made here; there is no way without the tokenizer"),
-    _refused_value("--speculative-algorithm --speculative-algo --speculative-config", _NO_GUESSING),
-    _refused_value("--speculative-draft-model-path --speculative-num-draft-tokens", _NO_GUESSING),
+    _refused_value("--speculative-draft-model-path --speculative-config.model", _NO_DRAFTS),
+    _idle_value(
+        "--speculative-config.prompt-lookup-max --speculative-config.prompt-lookup-min",
+        "the longest match decides, of at least two tokens",
+    ),
+    _idle_value("--speculative-num-steps --speculative-eagle-topk", _NO_DRAFTS),
+    _idle_value(
+        "--speculative-ngram-min-match-window-size --speculative-ngram-max-match-window-size",
+        "the longest match decides, of at least two tokens",
+    ),
     _refused("--enable-lora", _NO_LORA),
     _refused_value("--lora-paths --lora-modules --max-loras --max-lora-rank", _NO_LORA),
     _refused_value("--limit-mm-per-prompt", "only text is understood"),

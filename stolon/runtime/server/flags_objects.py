@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Sequence
 from typing import Any, cast
 
-OBJECTS = ("--structured-outputs-config",)
+OBJECTS = ("--structured-outputs-config", "--speculative-config")
 
 
 class ObjectFlagError(Exception):

@@ -24,6 +24,8 @@ _COUNTERS = (
     ("cached", "prefix_cache_hits", "tokens of prompts that were found in the cache"),
     ("computed", "computed_tokens", "tokens in forward passes, also those computed again"),
     ("forced", "forced_tokens", "tokens of answers that a constraint gave without drawing"),
+    ("guessed", "spec_decode_num_draft_tokens", "tokens that were guessed, to compute them in the same step"),
+    ("confirmed", "spec_decode_num_accepted_tokens", "guesses that came true"),
     ("preemptions", "num_preemptions", "answers that made room for others"),
     ("failed", "request_failures", "answers that ended in an error of the engine"),
     ("steps", "engine_steps", "steps of the engine"),
