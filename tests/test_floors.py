@@ -16,7 +16,20 @@ MODULES = sorted(path for path in PACKAGE.rglob("*.py"))
 # The runtime's floors, top first. A module may import from its own floor and from those below it.
 RUNTIME_FLOORS: tuple[tuple[str, ...], ...] = (
     ("__main__", "cli", "launch", "server", "openapi"),
-    ("wire", "routes", "auth", "limits", "sse", "score", "engine", "embed", "loop", "core", "sampling_defaults"),
+    (
+        "wire",
+        "routes",
+        "auth",
+        "limits",
+        "sse",
+        "score",
+        "engine",
+        "embed",
+        "loop",
+        "core",
+        "step_log",
+        "sampling_defaults",
+    ),
     ("tokenizer", "detokenize", "stops", "answer", "masks", "constrained", "preface", "forms", "chat", "grammar"),
     (
         *("runner", "cpu", "device", "loading", "graphs", "batch", "staging", "slot_table", "accelerator"),

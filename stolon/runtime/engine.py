@@ -33,6 +33,7 @@ from .runner import ModelRunner, resolve
 from .sampling_defaults import OPENAI
 from .scheduler import Scheduler
 from .score import shared_length
+from .step_log import StepLog
 from .tokenizer import Tokenizer
 from .view import View
 
@@ -101,7 +102,8 @@ class Engine:
             compact=compact,
             jump=config.jump_forward,
         )
-        self._thread = EngineThread(self._core)
+        every = config.decode_log_interval
+        self._thread = EngineThread(self._core, StepLog(every, self._scheduler.stats) if every else None)
         # a thread that still computes while the interpreter winds up would abort the process
         self._at_exit = weakref.finalize(self, _end, self._thread, self._forms)
         self._ids = itertools.count()

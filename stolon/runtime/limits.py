@@ -166,6 +166,7 @@ FLAGS: dict[str, Range] = {
     "threads": whole(1, 4096),
     "cuda_graph_max_bs": whole(1, 1 << 16),
     "cuda_graph_seconds": Range(low=0, high=3600),
+    "decode_log_interval": whole(0, 1 << 30),
     "random_seed": NUMBERS["seed"],
     "port": whole(1, 65535),
     "log_requests_level": whole(0, 3),

@@ -69,8 +69,10 @@ class EngineThread:
     an EngineError and the thread stays dead, so that nobody waits for an answer that cannot come.
     """
 
-    def __init__(self, core: EngineCore) -> None:
+    def __init__(self, core: EngineCore, after_step: Callable[[float], None] | None = None) -> None:
+        """after_step: is told how many seconds each step took"""
         self._core = core
+        self._after_step = after_step
         self._commands: deque[_Command] = deque()
         self._receivers: dict[int, Receiver] = {}
         self._wake = threading.Condition()
@@ -137,6 +139,8 @@ class EngineThread:
                 self._deliver(self._core.step())
                 self._steps += 1
                 self._busy = False
+                if self._after_step is not None:
+                    self._after_step(time.monotonic() - self._at_s)
         except BaseException as error:
             logger.exception("the engine thread failed; every pending request ends in an error")
             fault = EngineError(f"the engine stopped after an internal fault ({error!r}); make a new one")

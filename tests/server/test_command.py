@@ -241,6 +241,11 @@ def test_the_size_of_the_cache_may_be_given_in_bytes_or_blocks() -> None:
     assert (engine.kv_pages, engine.scheduler.page_size) == (512, 16)
 
 
+def test_steps_are_logged_where_that_is_asked_for() -> None:
+    assert parse(MODEL)[1].decode_log_interval == 0
+    assert parse([*MODEL, "--decode-log-interval", "40"])[1].decode_log_interval == 40
+
+
 def test_settings_in_an_object_are_those_of_their_own_flags(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "config.yaml"
     file.write_text("""structured-outputs-config: '{"backend": "guidance", "reasoning_parser": "qwen3"}'\n""")

@@ -36,6 +36,7 @@ _GROUPS: tuple[tuple[str, type, str], ...] = (
         EngineConfig,
         "random_seed grammar_backend constrained_json_whitespace_pattern jump_forward chat_template",
     ),
+    ("log of steps", EngineConfig, "decode_log_interval"),
     ("embeddings", EngineConfig, "is_embedding pooling"),
     ("scheduling", SchedulerConfig, ""),
     (

@@ -86,7 +86,7 @@ FOREIGN: tuple[Foreign, ...] = (
         "--disable-log-requests --no-enable-log-requests --disable-log-stats",
         "requests are logged in one line without their text",
     ),
-    _idle_value("--decode-log-interval --max-log-len", "steps are counted in /metrics, not logged"),
+    _idle_value("--max-log-len", "how much of texts is logged is --log-requests-level's to say"),
     _idle("--skip-server-warmup", "there is no warm-up to skip"),
     _idle("--trust-remote-code", "no code of a checkpoint is ever run; its architecture must be one that stolon has"),
     _idle_value("--code-revision", "no code of a checkpoint is ever run"),
