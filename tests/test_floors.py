@@ -17,17 +17,7 @@ MODULES = sorted(path for path in PACKAGE.rglob("*.py"))
 RUNTIME_FLOORS: tuple[tuple[str, ...], ...] = (
     ("__main__", "cli", "launch", "server", "openapi"),
     (
-        "wire",
-        "routes",
-        "auth",
-        "limits",
-        "sse",
-        "score",
-        "engine",
-        "embed",
-        "loop",
-        "core",
-        "step_log",
+        *("wire", "routes", "auth", "limits", "sse", "score", "engine", "embed", "loop", "core", "step_log"),
         "sampling_defaults",
     ),
     ("tokenizer", "detokenize", "stops", "answer", "masks", "constrained", "preface", "forms", "chat", "grammar"),
