@@ -35,7 +35,7 @@ def test_one_seed_gives_one_run() -> None:
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda m: m.__name__)
 def test_a_broken_engine_is_noticed(mutant: Mutant) -> None:
     with mutant():
-        for seed in range(200):
+        for seed in range(600):
             try:
                 World(seed).run(120)
             except TypeError:  # the mutant does not fit the method that it replaces
