@@ -218,7 +218,10 @@ class EngineConfig:
         default=True, metadata=flag("append text that a constraint forces without a forward pass of its own")
     )
     decode_log_interval: int = field(
-        default=0, metadata=flag("steps after which a line with counts and rates is logged (info); 0: never")
+        default=40,
+        metadata=flag(
+            "steps after which a line with counts and rates is logged (info), at most one a second; 0: never"
+        ),
     )
     random_seed: int | None = field(default=None, metadata=flag("seed of requests that bring none", "--seed"))
     scheduler: SchedulerConfig = SchedulerConfig()

@@ -1,4 +1,4 @@
-"""A line in the log every so many steps: what a server is doing, in counts alone."""
+"""A line in the log every so many steps, at most one a second: what a server is doing, in counts alone."""
 
 from __future__ import annotations
 
@@ -9,12 +9,14 @@ from .metrics import SchedulerStats
 
 logger = logging.getLogger(__name__)
 
+LEAST_SECONDS = 1.0  # of computing for one line; steps of a small model are so short that it would write nothing else
+
 
 class StepLog:
     """Call it after each step. Its rates are over the seconds in which steps were computed, not those of waiting."""
 
     def __init__(self, every: int, stats: Callable[[], SchedulerStats]) -> None:
-        """every: steps for one line"""
+        """every: least number of steps for one line"""
         self._every = every
         self._stats = stats
         self._left = every
@@ -25,7 +27,7 @@ class StepLog:
         """seconds: that the step took"""
         self._seconds += seconds
         self._left -= 1
-        if self._left:
+        if self._left > 0 or self._seconds < LEAST_SECONDS:
             return
         now = self._stats()
         logger.info(

@@ -40,10 +40,26 @@ def test_a_line_has_the_counts_of_now_and_the_rate_since_the_line_before(caplog:
     assert asked == 2  # nobody looks in between
 
 
+def test_short_steps_make_no_more_than_a_line_a_second(caplog: pytest.LogCaptureFixture) -> None:
+    now = SchedulerStats(
+        running=1, waiting=0, total=1, free=1, cached=0, pinned=0, evictable=0, evicted=0, counters=Counters()
+    )
+    log = StepLog(4, lambda: now)
+    with caplog.at_level(logging.INFO, LOGGER):
+        for _ in range(60):
+            log(0.0625)
+    assert len(caplog.messages) == 3
+
+
 @pytest.mark.parametrize(("every", "lines"), [(0, 0), (4, 5), (19, 1), (21, 0)])
 async def test_an_engine_logs_every_so_many_steps(
-    tiny_checkpoint: Path, caplog: pytest.LogCaptureFixture, every: int, lines: int
+    tiny_checkpoint: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    every: int,
+    lines: int,
 ) -> None:
+    monkeypatch.setattr("stolon.runtime.step_log.LEAST_SECONDS", 0)
     engine = engine_of(tiny_checkpoint, decode_log_interval=every)
     with caplog.at_level(logging.INFO, LOGGER):
         found = await answer(engine, [5, 17, 99], SamplingParams(max_tokens=20, temperature=0, ignore_eos=True))

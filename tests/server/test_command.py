@@ -242,8 +242,8 @@ def test_the_size_of_the_cache_may_be_given_in_bytes_or_blocks() -> None:
 
 
 def test_steps_are_logged_where_that_is_asked_for() -> None:
-    assert parse(MODEL)[1].decode_log_interval == 0
-    assert parse([*MODEL, "--decode-log-interval", "40"])[1].decode_log_interval == 40
+    assert parse(MODEL)[1].decode_log_interval == 40
+    assert parse([*MODEL, "--decode-log-interval", "0"])[1].decode_log_interval == 0
 
 
 def test_settings_in_an_object_are_those_of_their_own_flags(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
