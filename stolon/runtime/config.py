@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 Device = Literal["auto", "cpu", "cuda"]
@@ -15,6 +15,8 @@ SchedulePolicy = Literal["lpm", "dfs-weight", "fcfs"]
 RadixEvictionPolicy = Literal["lru", "lfu", "priority"]
 Speculation = Literal["none", "ngram"]
 Pooling = Literal["mean", "cls", "last"]
+
+WHOLE_PROMPT = -1  # a token_budget
 
 
 def flag(text: str, *also: str) -> dict[str, object]:
@@ -29,7 +31,7 @@ class SchedulerConfig:
     token_budget: int | None = field(
         default=None,
         metadata=flag(
-            "most tokens computed in one step; 512 by default, 8192 on a GPU",
+            "most tokens computed in one step; 512 by default, 8192 on a GPU; -1: any prompt is taken whole",
             "--chunked-prefill-size",
             "--max-num-batched-tokens",
         ),
@@ -91,8 +93,15 @@ class SchedulerConfig:
 
     @property
     def step_tokens(self) -> int:
-        """`token_budget`, or what it is by default where nobody knew better."""
+        """`token_budget`, or what it is by default where nobody knew better; after `with_whole_prompts`."""
+        assert self.token_budget != WHOLE_PROMPT
         return 512 if self.token_budget is None else self.token_budget
+
+    def with_whole_prompts(self, longest: int) -> SchedulerConfig:
+        """If a step is to take any prompt whole, with a budget for that, beside all that decode. longest: its tokens"""
+        if self.token_budget != WHOLE_PROMPT:
+            return self
+        return replace(self, token_budget=longest + self.most_rows)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

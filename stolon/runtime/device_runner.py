@@ -26,7 +26,8 @@ from .loading import DTYPES, SMALL_MODEL, Setup, load_decoder
 from .memory import GIB, KVShape, asked_tokens, size_kv_cache
 from .models.config import ModelConfig
 from .models.rotary import inverse_frequencies
-from .sequence import Plan
+from .oom import out_of_memory
+from .sequence import OutOfMemory, Plan
 from .slot_table import SlotTable
 from .weights_upload import Uploader
 
@@ -133,11 +134,21 @@ def _load(setup: Setup, accelerator: Accelerator) -> DeviceModel:
 
 
 def _measure(setup: Setup, model: DeviceModel, cache_dtype: torch.dtype) -> dict[str, int]:
-    """What steps take besides weights and KV cache, by doing the largest there can be."""
+    """What steps take besides weights and KV cache, by doing the largest there can be.
+
+    Raises InvalidRequest if there is no memory for that one.
+    """
     accelerator, config = model.accelerator, setup.config
     largest = largest_trial(setup)
-    steps = DeviceSteps(model, KVCache(setup.model, largest.plan.num_tokens, cache_dtype, accelerator.device))
-    found = {f"a step of {largest.plan.num_tokens:,} tokens": accelerator.peak_bytes(lambda: run(steps, largest))}
+    what = f"a step of {largest.plan.num_tokens:,} tokens"
+    try:
+        with out_of_memory():
+            steps = DeviceSteps(model, KVCache(setup.model, largest.plan.num_tokens, cache_dtype, accelerator.device))
+            found = {what: accelerator.peak_bytes(lambda: run(steps, largest))}
+    except OutOfMemory as error:
+        raise InvalidRequest(
+            f"{what} does not fit into the device's memory; lower token_budget", param="token_budget"
+        ) from error
     if config.cuda_graph:
         rows = _graph_rows(config)
         decode = decode_trial(rows)

@@ -37,8 +37,9 @@ class EmbeddingEngine:
         self.vocab_size = model.vocab_size
         self.width = model.width
         self.is_classifier = model.is_classifier
+        scheduler = config.scheduler.with_whole_prompts(model.context_length)
         self._thread = EmbeddingThread(
-            model, token_budget=config.scheduler.step_tokens, most_waiting=config.scheduler.max_queued_requests
+            model, token_budget=scheduler.step_tokens, most_waiting=scheduler.max_queued_requests
         )
         self._at_exit = weakref.finalize(self, self._thread.stop)
         self._process = os.getpid()

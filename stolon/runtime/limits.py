@@ -12,32 +12,36 @@ from typing import Any
 
 from ..lang.errors import InvalidRequest
 from ..lang.types import MAX_SEED
+from .config import WHOLE_PROMPT
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Range:
-    """What a number may be. `open_low`: the lower bound itself is refused."""
+    """What a number may be. `open_low`: the lower bound itself is refused. `also`: a number outside with a meaning."""
 
     low: float
     high: float
     whole: bool = False
     open_low: bool = False
+    also: int | None = None
 
     def holds(self, value: float) -> bool:
         """Whether `value` is inside; NaN never is."""
-        return (value > self.low if self.open_low else value >= self.low) and value <= self.high
+        return value == self.also or ((value > self.low if self.open_low else value >= self.low) and value <= self.high)
 
     def schema(self) -> dict[str, object]:
         """The same bounds as JSON schema."""
         found: dict[str, object] = {"type": "integer" if self.whole else "number"}
         found["exclusiveMinimum" if self.open_low else "minimum"] = self.low
-        return found if self.high == math.inf else {**found, "maximum": self.high}
+        if self.high != math.inf:
+            found["maximum"] = self.high
+        return found if self.also is None else {"anyOf": [found, {"const": self.also}]}
 
     def __str__(self) -> str:
-        low, high = f"{_plain(self.low)}", f"{_plain(self.high)}"
-        if self.high == math.inf:
-            return f"{'greater than' if self.open_low else 'at least'} {low}"
-        return f"{'greater than' if self.open_low else 'at least'} {low} and at most {high}"
+        said = f"{'greater than' if self.open_low else 'at least'} {_plain(self.low)}"
+        if self.high != math.inf:
+            said += f" and at most {_plain(self.high)}"
+        return said if self.also is None else f"{said}, or {self.also}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,7 +153,7 @@ OFF_LOOP_CHARACTERS = 64 << 10  # longer texts are tokenized in a thread
 
 # of command-line flags, by the field of the settings
 FLAGS: dict[str, Range] = {
-    "token_budget": whole(1, 1 << 20),
+    "token_budget": Range(low=1, high=1 << 20, whole=True, also=WHOLE_PROMPT),
     "max_running_requests": whole(1, 1 << 16),
     "speculative_num_draft_tokens": whole(1, 64),
     "speculative_rows": whole(1, 512),

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from ..lang.errors import InvalidRequest
 from .accelerator import Accelerator, cuda_accelerator, usable_gpu
-from .config import EngineConfig
+from .config import WHOLE_PROMPT, EngineConfig
 from .cpu_runner import CpuRunner, choose_cpu_dtype
 from .device_runner import DeviceRunner, choose_device_dtype
 from .loading import Setup, context_length, find_model
@@ -79,11 +79,12 @@ class ModelRunner:
 
 
 def resolve(config: EngineConfig) -> EngineConfig:
-    """With pages of the KV cache as tokens, and with what a GPU makes of settings that were left open.
+    """With pages of the KV cache as tokens, with a budget for whole prompts as a number, and with what a GPU makes of
+    settings that were left open.
 
     A step's fixed cost is small there beside its work only if it has thousands of tokens; and a step of 8,192 is short
     enough for those who wait for their next one. 64 rows take hardly longer than one.
-    Raises InvalidRequest for more than one size of the KV cache.
+    Raises InvalidRequest for more than one size of the KV cache; of whole prompts, what `find_model` raises, too.
     """
     sizes = {"kv_tokens": config.kv_tokens, "kv_bytes": config.kv_bytes, "kv_pages": config.kv_pages}
     given = [name for name, size in sizes.items() if size is not None]
@@ -91,12 +92,16 @@ def resolve(config: EngineConfig) -> EngineConfig:
         raise InvalidRequest(f"the KV cache has one size; give one of {', '.join(given)}", param=given[1])
     if config.kv_pages is not None:
         config = replace(config, kv_tokens=config.kv_pages * config.scheduler.page_size, kv_pages=None)
-    if not wants_gpu(config):
-        return config
     asked = config.scheduler
-    budget = GPU_STEP_TOKENS if asked.token_budget is None else asked.token_budget
-    rows = GPU_GUESS_ROWS if asked.speculative_rows is None else asked.speculative_rows
-    return replace(config, scheduler=replace(asked, token_budget=budget, speculative_rows=rows))
+    if wants_gpu(config):
+        budget = GPU_STEP_TOKENS if asked.token_budget is None else asked.token_budget
+        rows = GPU_GUESS_ROWS if asked.speculative_rows is None else asked.speculative_rows
+        asked = replace(asked, token_budget=budget, speculative_rows=rows)
+    if asked.token_budget == WHOLE_PROMPT:
+        model = find_model(config).model
+        longest = context_length(config, model.context_length, model.context_length)
+        asked = asked.with_whole_prompts(longest if config.kv_tokens is None else min(longest, config.kv_tokens))
+    return replace(config, scheduler=asked)
 
 
 def wants_gpu(config: EngineConfig) -> bool:

@@ -296,6 +296,19 @@ def test_what_steps_take_is_left_out_of_the_cache_and_the_report_says_so(folder:
         ModelRunner(dataclasses.replace(config, kv_tokens=60_000), accelerator=Measured())
 
 
+class Full(Measured):
+    """A device without room for the largest step."""
+
+    def peak_bytes(self, work: Callable[[], None]) -> int:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate")
+
+
+def test_a_largest_step_that_does_not_fit_is_told_with_what_to_do(folder: Path) -> None:
+    config = EngineConfig(model_path=str(folder), scheduler=SCHEDULER)
+    with pytest.raises(InvalidRequest, match=r"a step of 64 tokens does not fit .*; lower token_budget"):
+        ModelRunner(config, accelerator=Full())
+
+
 @pytest.mark.parametrize("part", ["hidden", "head"])
 def test_a_step_that_fails_leaves_the_next_ones_right(folder: Path, part: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """In its forward pass, or in its draws, when what penalties need is counted already."""

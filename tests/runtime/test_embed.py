@@ -24,7 +24,7 @@ from stolon.lang.errors import (
     InvalidRequest,
     OverloadedError,
 )
-from stolon.runtime.config import EngineConfig
+from stolon.runtime.config import EngineConfig, SchedulerConfig
 from stolon.runtime.embed import EmbeddingEngine
 from stolon.runtime.embed_loop import EmbeddingThread
 from stolon.runtime.packed import Tokens, embeds
@@ -92,6 +92,14 @@ async def test_a_vector_does_not_depend_on_its_company(pairs: dict[str, Pair], n
     together = await engine.embed([engine.frame(text) for text in TEXTS])
     alone = [await engine.embed([engine.frame(text)]) for text in TEXTS]
     assert np.abs(together - np.concatenate(alone)).max() < 1e-5
+
+
+async def test_a_budget_for_whole_prompts_is_one_for_the_longest_text(pairs: dict[str, Pair]) -> None:
+    engine = make_engine(pairs["bert-mean"].folder, scheduler=SchedulerConfig(token_budget=-1, max_running_requests=1))
+    longest = Tokens([5] * engine.context_length)
+    await engine.embed([longest, Tokens([5]), Tokens([5])])
+    assert engine.stats()["steps"] == 2  # the budget is of one token more
+    engine.shutdown()
 
 
 @pytest.mark.parametrize("name", ["bert-classifier", "roberta-classifier"])

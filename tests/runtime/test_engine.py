@@ -210,6 +210,17 @@ async def test_prompt_logprobs_come_once_whole_and_first(tiny_checkpoint: Path, 
     await engine.close()
 
 
+async def test_a_prompt_is_computed_whole_in_one_step(tiny_checkpoint: Path) -> None:
+    prompt = random_prompt(random.Random(6), 900)
+    found: dict[int, tuple[object, list[int]]] = {}
+    for budget in (-1, 512):
+        engine = engine_of(tiny_checkpoint, token_budget=budget)
+        tokens = (await answer(engine, prompt, replace(GREEDY, max_tokens=1))).tokens
+        found[budget] = engine.stats()["steps"], tokens
+        await engine.close()
+    assert found == {-1: (1, found[512][1]), 512: (2, found[512][1])}
+
+
 # -- what is refused
 
 

@@ -368,6 +368,26 @@ def test_the_cache_may_be_asked_for_in_pages_and_in_one_unit_only() -> None:
         resolve(replace(config, kv_tokens=112))
 
 
+@pytest.mark.parametrize(
+    ("settings", "longest"),
+    [
+        ({}, 1024),
+        ({"context_length": 100}, 100),
+        ({"kv_tokens": 48}, 48),
+        ({"kv_pages": 3}, 48),
+        ({"kv_tokens": 9999}, 1024),
+    ],
+)
+def test_a_budget_for_whole_prompts_is_what_context_and_cache_can_hold(
+    folder: Path, settings: dict[str, Any], longest: int
+) -> None:
+    scheduler = SchedulerConfig(token_budget=-1, max_running_requests=7, page_size=16)
+    config = resolve(EngineConfig(model_path=str(folder), device="cpu", scheduler=scheduler, **settings))
+    assert config.scheduler == replace(scheduler, token_budget=longest + 7)
+    with pytest.raises(InvalidRequest, match=r"context_length must be in \[1, 1024\]"):
+        resolve(replace(config, context_length=1025, scheduler=scheduler))
+
+
 def test_a_cache_larger_than_memory_is_refused_at_start(folder: Path) -> None:
     tokens = free_memory_bytes() * 2 // 768
     with pytest.raises(InvalidRequest, match="GiB are free"):

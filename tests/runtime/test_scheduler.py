@@ -271,6 +271,18 @@ def test_a_running_answer_gets_a_token_in_every_step_of_a_long_prompt() -> None:
     engine.run().check_answers()
 
 
+def test_a_budget_for_whole_prompts_takes_the_longest_beside_all_that_decode() -> None:
+    settings = SchedulerConfig(token_budget=-1, max_running_requests=4).with_whole_prompts(2000)
+    engine = Engine(config={"token_budget": settings.token_budget, "max_running_requests": 4})
+    for i in range(3):
+        engine.submit(prompt_of(5, i), max_tokens=20)
+    engine.step()
+    engine.submit([VOCABULARY] * 2000, max_tokens=1)
+    engine.step()
+    assert sorted(length for _, _, length in engine.plans[-1]) == [1, 1, 1, 2000]
+    engine.run().check_answers()
+
+
 def test_a_budget_smaller_than_the_batch_is_shared_in_turns() -> None:
     engine = Engine()
     talkers = [engine.submit(prompt_of(2, i), max_tokens=30) for i in range(6)]

@@ -34,6 +34,8 @@ BAD = [
     (["--host", "::"], 2, "--insecure-no-auth"),
     (["--kv-tokens", "-1"], 2, "--kv-tokens"),
     (["--kv-tokens", "0"], 2, "at least 1"),
+    (["--chunked-prefill-size", "0"], 2, "at least 1 and at most 1048576, or -1, got 0"),
+    (["--chunked-prefill-size", "-2"], 2, "or -1, got -2"),
     (["--max-running-requests", "0"], 2, "at least 1"),
     (["--dtype", "int3"], 2, "float32"),
     (["--memory-fraction", "nan"], 2, "greater than 0 and at most 1"),
@@ -195,6 +197,8 @@ def test_values_and_spellings_of_vllm_are_ours(capsys: pytest.CaptureFixture[str
     policies |= {"scheduling-policy fcfs": "fcfs", "scheduling-policy priority": "fcfs"}
     for said, policy in policies.items():
         assert parse(["tiny", *f"--{said}".split()])[1].scheduler.schedule_policy == policy
+    for said in ("--chunked-prefill-size -1", "--max-num-batched-tokens=-1"):
+        assert parse(["tiny", *said.split()])[1].scheduler.token_budget == -1
     assert parse("tiny --radix-eviction-policy lfu".split())[1].scheduler.radix_eviction_policy == "lfu"
     overrides = """{"rope_theta": 2}"""
     assert parse(["tiny", "--json-model-override-args", overrides])[1].hf_overrides == overrides

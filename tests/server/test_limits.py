@@ -190,6 +190,13 @@ def test_a_refusal_names_the_bound() -> None:
     assert not NUMBERS["temperature"].holds(math.nan)
 
 
+def test_a_number_outside_may_have_a_meaning() -> None:
+    bounds = limits.Range(low=1, high=9, whole=True, also=-1)
+    assert [n for n in range(-3, 12) if bounds.holds(n)] == [-1, *range(1, 10)]
+    assert str(bounds) == "at least 1 and at most 9, or -1"
+    assert bounds.schema() == {"anyOf": [{"type": "integer", "minimum": 1, "maximum": 9}, {"const": -1}]}
+
+
 @pytest.mark.parametrize("config", [EngineConfig, SchedulerConfig, ServerConfig])
 def test_every_number_of_the_settings_has_a_bound(config: type) -> None:
     kinds = typing.get_type_hints(config)
