@@ -48,6 +48,8 @@ class Tokenizer:
     bos_token_id = 0
     special_ids = frozenset({0})
 
+    def require(self, what: str) -> None: ...
+
     def encode(self, text: str, *, bos: bool = True) -> list[int]:
         return [0] * bos + [1] * len(text)
 

@@ -125,6 +125,9 @@ class EngineConfig:
         default=None,
         metadata=flag("cache of the hub in which to look; that of `hf download` by default. Nothing is downloaded"),
     )
+    skip_tokenizer_init: bool = field(
+        default=False, metadata=flag("load no tokenizer: prompts are token ids, and so are answers")
+    )
     chat_template: str | None = field(default=None, metadata=flag("file of a Jinja chat template"))
     served_model_name: tuple[str, ...] = field(
         default=(), metadata=flag("names under which clients ask for the model; answers carry the first")

@@ -11,11 +11,11 @@ import numpy as np
 
 from ..lang.errors import BackendTimeout, ContextLengthError, EngineClosedError, InvalidRequest
 from .config import EngineConfig
-from .directories import model_directory, served_names, tokenizer_directory
+from .directories import model_directory, served_names
 from .embed_loop import EmbeddingThread, Vectors
 from .loop import Heartbeat
 from .packed import Tokens, load_packed
-from .tokenizer import Tokenizer
+from .tokenizer_absent import tokenizer_of
 
 
 class EmbeddingEngine:
@@ -30,7 +30,7 @@ class EmbeddingEngine:
         folder = model_directory(config)
         self.config = config
         self.model_name, *self.other_names = served_names(config)
-        self.tokenizer = Tokenizer.load(tokenizer_directory(config))
+        self.tokenizer = tokenizer_of(config)
         model = load_packed(folder, config)
         self.memory_report = model.report
         self.context_length = model.context_length

@@ -22,8 +22,9 @@ from ..lang.types import MAX_SEED, Delta, SamplingParams, Usage
 from .accelerator import Accelerator
 from .chat import ChatTemplate
 from .config import EngineConfig
+from .constrained import Form
 from .core import EngineCore, Output, Request
-from .directories import model_directory, served_names, tokenizer_directory
+from .directories import model_directory, served_names
 from .forms import Forms
 from .grammar.spelling import is_compact
 from .loop import EngineThread, Heartbeat
@@ -34,7 +35,7 @@ from .sampling_defaults import OPENAI
 from .scheduler import Scheduler
 from .score import shared_length
 from .step_log import StepLog
-from .tokenizer import Tokenizer
+from .tokenizer_absent import tokenizer_of
 from .view import View
 
 SCORED_AT_ONCE = 256  # token lists, or as many as may wait; by default 1,024 requests of everybody may
@@ -80,7 +81,7 @@ class Engine:
         self.config = config
         self.model_name, *self.other_names = served_names(config)
         self.sampling_defaults = sampling_defaults
-        self.tokenizer = Tokenizer.load(tokenizer_directory(config))
+        self.tokenizer = tokenizer_of(config)
         self.chat = ChatTemplate.load(self.tokenizer, folder, template)
         runner = ModelRunner(config, end_token_ids=self.tokenizer.eos_ids, accelerator=accelerator)
         self.memory_report = runner.memory_report
@@ -141,7 +142,7 @@ class Engine:
         """
         self._check(prompt_ids, params)
         deadline_s = _deadline(timeout_s)
-        form = None if constraint is None else await self._forms.form(constraint)
+        form = None if constraint is None else await self._form(constraint)
         if form is not None:
             form.check_budget(params.max_tokens)
         seed = self._seeds.getrandbits(63) if params.seed is None else params.seed
@@ -176,7 +177,11 @@ class Engine:
     async def check(self, constraint: Constraint) -> None:
         """Raises InvalidRequest, with `code` and `param`, for a constraint that `generate` would refuse."""
         self._check_process()
-        await self._forms.form(constraint)
+        await self._form(constraint)
+
+    async def _form(self, constraint: Constraint) -> Form:
+        self.tokenizer.require("a form of the answer")
+        return await self._forms.form(constraint)
 
     async def score(
         self,
@@ -312,6 +317,8 @@ class Engine:
     def _check(self, prompt_ids: Sequence[int], params: SamplingParams) -> None:
         """Refuse what can be seen to be impossible before it is queued."""
         self._check_process()
+        if params.stop or params.stop_regex:
+            self.tokenizer.require("a stop that is text")
         length, room = len(prompt_ids), self.room(len(prompt_ids))
         if length == 0:
             raise InvalidRequest("the prompt has no tokens; send at least one", param="prompt")

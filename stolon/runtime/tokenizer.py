@@ -94,6 +94,9 @@ class Tokenizer:
             )
         return cls(loaded.backend_tokenizer, facts_of(loaded, directory))
 
+    def require(self, what: str) -> None:
+        """Raises InvalidRequest where no tokenizer is loaded and `what` cannot be had (see `NoTokenizer`)."""
+
     def encode(self, text: str, *, bos: bool = True) -> list[int]:
         """Tokens of what a user wrote: a control token's spelling in it is plain text.
 

@@ -28,6 +28,8 @@ class ByteTokenizer:
     def __init__(self, *, bos: bool) -> None:
         self.bos_token_id = BOS if bos else None
 
+    def require(self, what: str) -> None: ...
+
     def encode(self, text: str, *, bos: bool = True) -> list[int]:
         return [BOS] * (bos and self.bos_token_id is not None) + list(text.encode())
 

@@ -36,6 +36,7 @@ def request_body(vocab_size: int) -> Field[dict[str, Any]]:
         "prompt": prompt_list(vocab_size),
         "logprobs": number(NUMBERS["logprobs"]),
         "echo": boolean,
+        "return_token_ids": boolean,
         "best_of": number(NUMBERS["best_of"]),
     }
     return object_of(table, required=("model", "prompt"), unsupported=UNSUPPORTED)
@@ -55,6 +56,7 @@ class _Form:
     prompts: Sequence[str]
     echo: bool
     logprobs: int | None
+    with_ids: bool
     answers: int
     tokenizer: Tokenizer
 
@@ -161,6 +163,7 @@ def _form(
         prompts=[_echoed(engine, *pair, settings) for pair in pairs],
         echo=echo,
         logprobs=values.get("logprobs", None),
+        with_ids=values.get("return_token_ids", False),
         answers=values.get("n", 1),
         tokenizer=engine.tokenizer,
     )
@@ -178,7 +181,9 @@ def _choice(form: _Form, place: int, index: int, question: Question, done: Answe
     if form.logprobs is not None:
         entries: list[TokenLogprob | None] = [*(done.prompt_logprobs or ()), *done.logprobs]
         logprobs, _ = wire.completion_logprobs(entries, question.prompt[0], form.logprobs, 0, form.tokenizer)
+    ids = {"prompt_token_ids": question.prompt, "token_ids": done.tokens} if form.with_ids else {}
     return {
+        **ids,
         "index": place * form.answers + index,
         "text": form.prompts[place] + done.text if form.echo else done.text,
         "logprobs": logprobs,
@@ -197,6 +202,7 @@ class _Events:
         self._usage: list[Usage] = []
         self._offsets = [0] * (len(questions) * form.answers)
         self._begun: set[int] = set()
+        self._named: set[int] = set()  # whose prompt's ids are out
         # log-probabilities of each echoed prompt; they come with its first answer, and the others wait for them
         self._echoed: dict[int, list[TokenLogprob | None]] = {}
         self._waiting: dict[int, list[Delta]] = {}
@@ -223,7 +229,7 @@ class _Events:
         index = place * self._form.answers + delta.index
         text, entries = self._with_echo(place, index, delta)
         self._made += len(delta.tokens)
-        if delta.finish is None and not entries and not self._options.continuous:
+        if delta.finish is None and not (entries or self._options.continuous or self._form.with_ids):
             return f'{self._head}{index},"text":{wire.encode(text)}{self._tail}'.encode() if text else b""
         logprobs = None
         if self._form.logprobs is not None:
@@ -235,6 +241,11 @@ class _Events:
                 self._form.tokenizer,
             )
         choice: JsonObject = {"index": index, "text": text, "logprobs": logprobs, "finish_reason": delta.finish}
+        if self._form.with_ids:
+            if index not in self._named:
+                self._named.add(index)
+                choice["prompt_token_ids"] = self._questions[place].prompt
+            choice["token_ids"] = delta.tokens
         if delta.finish is not None:
             choice["matched_stop"] = delta.matched
         chunk = {**self._form.json(), "choices": [choice]}

@@ -95,7 +95,6 @@ FOREIGN: tuple[Foreign, ...] = (
     _refused_value("--completion-template", "a completion takes its prompt as it is"),
     _refused("--trust-request-chat-template", "templates come from the checkpoint or --chat-template, never a request"),
     _refused_value("--ssl-ca-certs", "clients are known by their key; put a proxy in front that asks for certificates"),
-    _refused("--skip-tokenizer-init", "texts are made here; there is no way without the tokenizer"),
     _refused_value("--speculative-draft-model-path --speculative-config.model", _NO_DRAFTS),
     _idle_value(
         "--speculative-config.prompt-lookup-max --speculative-config.prompt-lookup-min",

@@ -64,6 +64,7 @@ MEANINGS: dict[str, str] = {
     "return_documents": "Results repeat their documents.",
     "return_logprob": "Log-probabilities are sent.",
     "return_text_in_logprobs": "... with the texts of their tokens.",
+    "return_token_ids": "`token_ids` of each answer and `prompt_token_ids` are sent too.",
     "return_token_strs": "The texts of the tokens are sent too.",
     "rid": "An id that the answer repeats.",
     "safety_identifier": "Accepted, and changes nothing.",

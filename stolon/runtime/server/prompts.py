@@ -37,6 +37,7 @@ def chat_of(engine: Engine, conversation: Messages, *, continue_final: bool) -> 
     """The template. Raises ChatTemplateError if there is none, HttpError if `conversation` has nothing to continue."""
     chat = engine.chat
     if chat is None:
+        engine.tokenizer.require("a conversation")
         raise ChatTemplateError(
             "this model has no chat template; use /v1/completions, or start the server with --chat-template FILE"
         )

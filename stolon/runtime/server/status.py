@@ -40,15 +40,17 @@ async def ready(service: Service, request: Request) -> web.StreamResponse:
 
 
 async def health_generate(service: Service, request: Request) -> web.StreamResponse:
-    """Answers one request of one token as any other is answered; for who wants to know that, and pays for it."""
+    """Answers one request of one token as any other is answered; for who wants to know that, and pays for it.
+
+    The prompt is token 0, which every model has.
+    """
     timeout_s = service.settings.request_timeout_s
-    with service.admitted_any() as served:
+    with service.admitted_any():
         if service.generates:
-            prompt = served.tokenizer.encode("a")
             params = SamplingParams(max_tokens=1, temperature=0.0)
-            await collect(service.engine, [Question(prompt=prompt, params=params, timeout_s=timeout_s)])
+            await collect(service.engine, [Question(prompt=[0], params=params, timeout_s=timeout_s)])
         else:
-            await service.embedder.embed([service.embedder.frame("a")], timeout_s=timeout_s)
+            await service.embedder.embed([service.embedder.as_is([0])], timeout_s=timeout_s)
     return _json({"status": "ok"})
 
 

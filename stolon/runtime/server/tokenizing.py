@@ -88,6 +88,7 @@ async def detokenize(service: Service, request: Request) -> web.StreamResponse:
         if "model" in found:
             check_model(found, served)
         values = detokenize_body(served.vocab_size)("", found)
+        served.tokenizer.require("text of tokens")
         tokens: list[int] = values["tokens"]
         skip = values.get("skip_special_tokens", True)
         with noted(settings.request_log, "detokenize", served.tokenizer) as texts:
