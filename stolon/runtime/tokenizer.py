@@ -23,6 +23,7 @@ _auto: Any = AutoTokenizer  # the library's own types are too loose to check aga
 Place = Literal["first", "after_control", "inside"]
 
 _LONG = 1 << 14  # characters
+_CHARACTERS_A_TOKEN = 16  # more than almost any text has
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +148,9 @@ class Tokenizer:
         longest: the last text is cut so that there are at most so many tokens
         Raises InvalidRequest if that leaves nothing of it.
         """
-        runs = [self.encode_run(text, "first") for text in texts]
+        *before, last = texts
+        runs = [self.encode_run(text, "first") for text in before]
+        runs.append(self.encode_run(last, "first") if longest is None else self._encode_beginning(last, longest))
         frame = self._frames[len(texts)]
         if longest is not None:
             fixed = sum(isinstance(part, int) for part, _ in frame) + sum(map(len, runs[:-1]))
@@ -162,6 +165,17 @@ class Tokenizer:
             ids.extend(run)
             types.extend([kind] * len(run))
         return ids, types
+
+    def _encode_beginning(self, text: str, most: int) -> list[int]:
+        """At least the first `most` tokens of `text`. Of one that is far longer the rest is not read: each of its
+        characters would cost a hundred bytes of memory on the way."""
+        size = most * _CHARACTERS_A_TOKEN
+        while size < len(text):
+            ids = self.encode_run(text[:size], "first")
+            if len(ids) > 2 * most:  # far from where it was cut, the tokens are those of the whole
+                return ids
+            size *= 4
+        return self.encode_run(text, "first")
 
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
         """The text that `ids` stand for, on their own. Bytes that are no UTF-8 become U+FFFD."""

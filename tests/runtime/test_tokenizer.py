@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 from stolon.lang.errors import CheckpointError, InvalidRequest
-from stolon.runtime.tokenizer import Tokenizer, TokenRun
+from stolon.runtime.tokenizer import Place, Tokenizer, TokenRun
 from tests.runtime import made_tokenizers as made
 
 PACKAGE = Path(__file__).parents[2] / "stolon"
@@ -138,6 +138,27 @@ def test_parts_keep_their_tokens_and_text_joins_without_an_extra_space(pairs: di
         assert b"".join(map(ours.token_bytes, ids[len(head) + 3 :])) == b"\nand so on"
         assert ours.encode_parts(["The ", "capital"]) == head
         assert ours.encode_parts(["a"], bos=False) == ours.encode("a", bos=False)
+
+
+def test_of_a_text_that_is_cut_no_more_is_read_than_is_kept(
+    pairs: dict[str, Pair], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for tokenizer, _ in pairs.values():
+        text = "One two three, 東京 and Москва; 0 1 2 3 4.\n" * 400
+        whole, _ = tokenizer.encode_framed(text)
+        sizes: list[int] = []
+        encode_run = tokenizer.encode_run
+
+        def measured(text: str, place: Place, encode_run: Any = encode_run, sizes: list[int] = sizes) -> list[int]:
+            sizes.append(len(text))
+            return encode_run(text, place)
+
+        monkeypatch.setattr(tokenizer, "encode_run", measured)
+        ids, _ = tokenizer.encode_framed(text, longest=50)
+        assert len(ids) == 50
+        assert ids[:40] == whole[:40]  # what the tokenizer puts behind a text stands behind a cut one, too
+        assert max(sizes) < len(text) / 5
+        monkeypatch.undo()
 
 
 def test_facts_about_control_tokens(pairs: dict[str, Pair]) -> None:
