@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -217,3 +218,31 @@ def test_langchain_calls_tools_streams_and_reads_structured_answers(process: Pro
     assert "".join(chunk.text for chunk in model.stream("What is the capital of France?"))
     city = model.with_structured_output(City, method="json_schema").invoke("Give me Paris as JSON.")
     assert isinstance(city, City)
+
+
+PAGE = "Paris is the capital of France. The capital of France is Paris. Paris has the Louvre. " * 3
+
+
+def test_increments_of_several_tokens_have_the_log_probability_of_each() -> None:
+    """A server that guesses: what it streams is what it tells at once."""
+    running = launch("tiny", "--speculative-algorithm", "NGRAM", "--deterministic", "--log-level", "warning")
+    try:
+        with OpenAI(base_url=f"{running.url}/v1", api_key="none", max_retries=0) as client:
+            asked: dict[str, Any] = {"model": "tiny", "prompt": PAGE, "max_tokens": 60}
+            asked |= {"temperature": 0, "logprobs": 1, "extra_body": {"ignore_eos": True}}
+            whole = client.completions.create(**asked).choices[0]
+            events = list(client.completions.create(**asked, stream=True))
+            metrics = client.with_options(base_url=running.url).get("/metrics", cast_to=str)
+    finally:
+        running.popen.kill()
+        running.popen.communicate()
+    choices = [event.choices[0] for event in events if event.choices]
+    assert "".join(choice.text for choice in choices) == whole.text
+    tokens = [token for choice in choices if choice.logprobs for token in choice.logprobs.tokens or ()]
+    assert whole.logprobs is not None
+    assert tokens == whole.logprobs.tokens
+    assert len(tokens) == 60
+    assert len(choices) < 55
+    accepted = re.search(r"^stolon:spec_decode_num_accepted_tokens_total (.+)$", metrics, re.MULTILINE)
+    assert accepted is not None
+    assert float(accepted[1]) >= 10
