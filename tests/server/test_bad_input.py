@@ -65,6 +65,16 @@ def _of_the_conversation() -> Iterator[Row]:
         ("part a string", "x", TYPE, "messages[0].content[0]"),
     ):
         yield f"B26 {name}", CHAT, {"messages": [{"role": "user", "content": [part]}]}, 400, code, param
+    for name, message, code, param in (
+        ("thought of a user", {"role": "user", "content": "a", "reasoning": "b"}, VALUE, "reasoning"),
+        ("refusal of a user", {"role": "user", "refusal": "b"}, VALUE, "refusal"),
+        ("two thoughts", {"role": "assistant", "reasoning": "a", "reasoning_content": "b"}, VALUE, "reasoning"),
+        ("nothing said", {"role": "assistant", "refusal": None}, MISSING, "content"),
+        ("older call", {"role": "assistant", "function_call": {}}, UNSUPPORTED, "function_call"),
+    ):
+        yield name, CHAT, {"messages": [message]}, 400, code, f"messages[0].{param}"
+    yield "effort", CHAT, {"reasoning_effort": "huge"}, 400, VALUE, "reasoning_effort"
+    yield "effort of a completion", TEXT, {"reasoning_effort": "low"}, 400, UNSUPPORTED, "reasoning_effort"
     bad = {"messages": [{"role": "user", "content": "forbidden"}]}
     yield "B27 template refuses", CHAT, bad, 400, "chat_template_error", "messages"
     yield "nothing to continue", CHAT, {"continue_final_message": True}, 400, VALUE, "continue_final_message"
@@ -248,7 +258,16 @@ def _of_tools() -> Iterator[Row]:
     yield "B56 mode 5", CHAT, {"tools": [tool], choice: 5}, 400, TYPE, choice
     named = {"type": "function", "function": {"name": "g"}}
     yield "B56 another", CHAT, {"tools": [tool], choice: named}, 400, VALUE, f"{choice}.function.name"
-    yield "B56 allowed", CHAT, {"tools": [tool], choice: {"type": "allowed_tools"}}, 400, UNSUPPORTED, f"{choice}.type"
+    inner = f"{choice}.allowed_tools"
+    for name, allowed, code, param in (
+        ("nothing", {}, MISSING, f"{inner}.mode"),
+        ("no tool", {"mode": "auto", "tools": []}, VALUE, f"{inner}.tools"),
+        ("mode none", {"mode": "none", "tools": [named]}, VALUE, f"{inner}.mode"),
+        ("another", {"mode": "auto", "tools": [tool, named]}, VALUE, f"{inner}.tools[1].function.name"),
+        ("search", {"mode": "auto", "tools": [{"type": "mcp"}]}, UNSUPPORTED, f"{inner}.tools[0].type"),
+    ):
+        wrong = {"type": "allowed_tools", "allowed_tools": allowed}
+        yield f"B56 allowed {name}", CHAT, {"tools": [tool], choice: wrong}, 400, code, param
     yield "B56 no tools", CHAT, {choice: "required"}, 400, VALUE, choice
     yield "B56 parallel", CHAT, {"parallel_tool_calls": 1}, 400, TYPE, "parallel_tool_calls"
     yield "tools and a form", CHAT, {"tools": [tool], "regex": "a"}, 400, VALUE, "regex"

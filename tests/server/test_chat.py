@@ -10,6 +10,8 @@ from typing import Any
 import openai
 import pytest
 from openai import AsyncOpenAI, OpenAI
+from openai.types.chat import ChatCompletionMessage
+from pydantic import BaseModel
 
 from stolon.lang.types import SamplingParams
 from tests.server.conftest import Running
@@ -293,3 +295,56 @@ async def test_a_text_of_any_characters_arrives_as_it_is(server: Running, client
     stream = await client.completions.create(model="fake", prompt=text, max_tokens=127, stream=True)
     assert "".join([chunk.choices[0].text async for chunk in stream]) == text[::-1]
     assert isinstance(server.engine, FakeEngine)
+
+
+def back(message: ChatCompletionMessage) -> list[dict[str, Any]]:
+    """A message as programs keep it, in each of the ways in which they do."""
+    # pydantic does not expect what its own client has put into `parsed`
+    ways: list[dict[str, Any]] = [{}, {"exclude_none": True}, {"exclude_unset": True}, {"mode": "json"}]
+    return [message.model_dump(**way, warnings=False) for way in ways]
+
+
+@pytest.mark.parametrize("calls", [False, True], ids=["text", "calls"])
+async def test_an_answer_can_be_sent_back_as_the_client_keeps_it(
+    server: Running, client: AsyncOpenAI, calls: bool
+) -> None:
+    tool: Any = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
+    server.engine.script = '<tool_call>\n{"name": "f", "arguments": {"a": 1}}\n</tool_call>' if calls else "Four."
+    message = (await client.chat.completions.create(**ASKED, tools=[tool])).choices[0].message
+    assert (message.tool_calls is not None) is calls
+    for kept in back(message):
+        await client.chat.completions.create(**{**ASKED, "messages": [*ASKED["messages"], kept]})
+        text = server.engine.tokenizer.decode(server.engine.asked[-1].prompt, skip_special_tokens=False)
+        said = text.split("<turn>")[2]
+        if calls:
+            assert '"arguments": {"a": 1}' in said
+        else:
+            assert said == "assistant: Four."
+
+
+async def test_a_parsed_answer_can_be_sent_back(server: Running, client: AsyncOpenAI) -> None:
+    class Sum(BaseModel):
+        value: int
+
+    server.engine.script = '{"value": 4}'
+    message = (await client.chat.completions.parse(**ASKED, response_format=Sum)).choices[0].message
+    assert message.parsed == Sum(value=4)
+    for kept in back(message):
+        await client.chat.completions.create(**{**ASKED, "messages": [*ASKED["messages"], kept]})
+        assert server.engine.tokenizer.decode(server.engine.asked[-1].prompt).count("value") == 1
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"content": [{"type": "text", "text": "I "}, {"type": "refusal", "refusal": "cannot"}]},
+        {"content": None, "refusal": "I cannot", "audio": None, "function_call": None, "name": None},
+        {"content": "I cannot", "refusal": None, "annotations": []},
+    ],
+)
+async def test_a_refusal_is_what_the_assistant_said(server: Running, said: dict[str, Any]) -> None:
+    asked = {**ASKED, "messages": [*ASKED["messages"], {"role": "assistant", **said}]}
+    async with server.http.post("/v1/chat/completions", json=asked) as reply:
+        assert reply.status == 200, await reply.text()
+    text = server.engine.tokenizer.decode(server.engine.asked[-1].prompt, skip_special_tokens=False)
+    assert text.split("<turn>")[2] == "assistant: I cannot"

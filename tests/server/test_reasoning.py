@@ -146,3 +146,44 @@ async def test_template_variables_need_the_operators_word(start: StartServer) ->
     assert 'variables: {"enable_thinking": true, "more": 1}' in said
     async with server.http.post(CHAT, json={**ASKED, "chat_template_kwargs": {"messages": []}}) as reply:
         await refused(reply, 400, "invalid_value", "chat_template_kwargs.messages")
+
+
+@pytest.mark.parametrize("name", ["reasoning_content", "reasoning"])
+async def test_thoughts_of_earlier_answers_reach_the_template(start: StartServer, name: str) -> None:
+    server = await server_of(start, HYBRID, "yes")
+    await whole(server, messages=[*HELLO, {"role": "assistant", "content": "Four.", name: "hm, 2"}, *HELLO])
+    shown = server.engine.tokenizer.decode(server.engine.asked[-1].prompt)
+    assert 'assistant: Four.{"reasoning_content": "hm, 2"}' in shown
+
+
+async def test_how_hard_to_think_is_a_variable_of_the_template(start: StartServer) -> None:
+    server = await server_of(start, HYBRID, "yes")
+
+    def shown() -> dict[str, Any]:
+        text = server.engine.tokenizer.decode(server.engine.asked[-1].prompt, skip_special_tokens=False)
+        found = [part for part in text.split("<turn>") if part.startswith("variables: ")]
+        return json.loads(found[0].removeprefix("variables: ")) if found else {}
+
+    for effort in ("minimal", "low", "medium", "high", "xhigh", "max"):
+        await whole(server, reasoning_effort=effort)
+        assert shown() == {"reasoning_effort": effort}
+    await whole(server, reasoning_effort="none")
+    assert shown() == {"reasoning_effort": "none", "enable_thinking": False, "thinking": False}
+    await whole(server, reasoning_effort=None)
+    assert shown() == {}
+
+
+async def test_what_a_request_says_of_the_template_itself_wins(start: StartServer) -> None:
+    server = await server_of(start, HYBRID, "yes", allow_chat_template_kwargs=True)
+    await whole(server, reasoning_effort="none", chat_template_kwargs={"thinking": True})
+    assert '"thinking": true' in server.engine.tokenizer.decode(server.engine.asked[-1].prompt)
+
+
+async def test_no_thought_is_begun_for_a_model_that_is_told_not_to_think(start: StartServer) -> None:
+    server = await server_of(start, HYBRID, "yes")
+    for effort, begun in (("high", True), ("none", False)):
+        await whole(server, reasoning_effort=effort, regex="yes|no")
+        asked = server.engine.asked[-1]
+        assert server.engine.tokenizer.decode(asked.prompt).endswith("<think>\n") is begun
+        assert asked.constraint is not None
+        assert asked.constraint.after == ("</think>" if begun else "")

@@ -145,6 +145,18 @@ async def test_choices_of_tools_are_those_of_chat(server: Running, client: Async
         assert (constraint.kind, constraint.after) == ("tags", "</think>")
 
 
+async def test_only_allowed_tools_are_called_though_all_are_shown(server: Running, client: AsyncOpenAI) -> None:
+    server.engine.script = f"</think>{CALL}"
+    tools: Any = [WEATHER, {"type": "function", "name": "time"}]
+    allowed: Any = {"type": "allowed_tools", "mode": "required", "tools": [{"type": "function", "name": "get_weather"}]}
+    response = await client.responses.create(model="fake", input="hi", tools=tools, tool_choice=allowed)
+    assert response.tool_choice.model_dump() == allowed  # pyright: ignore[reportAttributeAccessIssue]
+    constraint = server.engine.asked[-1].constraint
+    assert constraint is not None
+    assert [tag["schema"] for tag in json.loads(constraint.text)["tags"]] == [WEATHER["parameters"]]
+    assert '"time"' in prompt(server)
+
+
 class Answer(BaseModel):
     a: int
 

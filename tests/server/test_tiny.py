@@ -92,6 +92,35 @@ def test_a_required_call_is_valid_whatever_the_question(client: OpenAI, temperat
         jsonschema.validate(json.loads(call.function.arguments), schemas[call.function.name])
 
 
+def test_a_tool_that_is_not_allowed_is_not_called(client: OpenAI) -> None:
+    for mode in ("auto", "required"):
+        allowed: Any = {"mode": mode, "tools": [{"type": "function", "function": {"name": "add"}}]}
+        reply = client.chat.completions.create(
+            model="tiny",
+            messages=QUESTION,  # of the weather
+            tools=TOOLS,
+            tool_choice={"type": "allowed_tools", "allowed_tools": allowed},
+            temperature=0,
+            max_tokens=300,
+        )
+        names = [call.function.name for call in reply.choices[0].message.tool_calls or () if call.type == "function"]
+        assert set(names) <= {"add"}
+        assert bool(names) or mode == "auto"
+        assert "get_weather" not in (reply.choices[0].message.content or "")
+
+
+def test_a_model_without_thoughts_answers_as_ever_however_hard_it_is_to_think(client: OpenAI) -> None:
+    efforts: list[Any] = [None, "none", "low", "high"]
+    replies = [
+        client.chat.completions.create(
+            model="tiny", messages=QUESTION, reasoning_effort=effort, temperature=0, max_tokens=20
+        )
+        for effort in efforts
+    ]
+    assert len({reply.choices[0].message.content for reply in replies}) == 1
+    assert len({reply.usage.prompt_tokens for reply in replies if reply.usage}) == 1
+
+
 def test_a_named_tool_is_called_and_streamed_in_fragments(client: OpenAI) -> None:
     stream = client.chat.completions.create(
         model="tiny",

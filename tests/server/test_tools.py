@@ -181,6 +181,41 @@ async def test_a_named_tool_is_the_only_one_that_can_be_called(server: Running, 
     assert prompt(server).count("get_weather") == 1
 
 
+def allowed(mode: str, *names: str) -> Any:
+    tools = [{"type": "function", "function": {"name": name}} for name in names]
+    return {"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": tools}}
+
+
+async def test_only_allowed_tools_are_called_though_all_are_shown(server: Running, client: AsyncOpenAI) -> None:
+    server.engine.script = CALL
+    await client.chat.completions.create(**ASKED)
+    seen = prompt(server)
+    reply = await client.chat.completions.create(**ASKED, tool_choice=allowed("required", "get_weather"))
+    assert reply.choices[0].message.tool_calls is not None
+    found = tags(server)
+    assert (found["free"], len(found["tags"]), found["least"], found["most"]) == (False, 1, 1, 128)
+    assert '"get_weather"' in found["tags"][0]["begin"]
+    await client.chat.completions.create(**ASKED, tool_choice=allowed("auto", "get_weather"))
+    found = tags(server)
+    assert (found["free"], len(found["tags"]), found["least"]) == (True, 1, 0)
+    assert prompt(server) == seen
+    # all of them allowed is as good as nothing said
+    await client.chat.completions.create(**ASKED, tool_choice=allowed("auto", "time", "get_weather", "time"))
+    assert server.engine.asked[-1].constraint is None
+
+
+@pytest.mark.parametrize("parser", ["llama3", "pythonic"])
+async def test_a_call_that_is_not_allowed_is_text(start: StartServer, parser: str) -> None:
+    server = await start(tool_call_parser=parser)
+    script = {"llama3": '{"name": "get_weather", "parameters": {}}', "pythonic": "[get_weather()]"}[parser]
+    server.engine.script = script
+    for name, calls in (("time", False), ("get_weather", True)):
+        async with server.http.post(CHAT, json={**ASKED, "tool_choice": allowed("auto", name)}) as reply:
+            (choice,) = (await reply.json())["choices"]
+        assert ("tool_calls" in choice["message"]) is calls
+        assert choice["message"]["content"] == (None if calls else script)
+
+
 async def test_strict_tools_are_kept_to_their_schema_where_the_model_chooses(
     server: Running, client: AsyncOpenAI
 ) -> None:

@@ -25,7 +25,7 @@ from .service import Engine, Service
 from .settings import ServerConfig
 from .stream import send
 from .talk import Talk, continues, prepare
-from .template_variables import template_variables
+from .template_variables import EFFORT, effort, template_variables
 from .tools import TOOL_CHOICE, TOOLS, offer
 
 
@@ -45,6 +45,7 @@ def request_body(vocab_size: int) -> Field[dict[str, Any]]:
         "add_generation_prompt": boolean,
         "separate_reasoning": boolean,
         "stream_reasoning": boolean,
+        "reasoning_effort": EFFORT,
         "chat_template_kwargs": Field({"type": "object"}, template_variables),
     }
     return object_of(table, required=("model", "messages"), unsupported=UNSUPPORTED)
@@ -104,7 +105,7 @@ def _talk(values: Values, settings: ServerConfig) -> Talk:
         asked=asked_constraint(values),
         continue_final=continues(values),
         separate_reasoning=values.get("separate_reasoning", True),
-        variables=values.get("chat_template_kwargs", {}),
+        variables={**effort(values.get("reasoning_effort")), **values.get("chat_template_kwargs", {})},
         cuts=True,
     )
 

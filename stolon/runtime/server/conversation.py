@@ -15,8 +15,11 @@ Message = dict[str, Any]
 Messages = list[Message]
 
 
+_REFUSAL = object_of({"type": one_of("refusal"), "refusal": string()}, required=("type", "refusal"))
+
+
 def text_or_parts(types: tuple[str, ...], parts: str, **others: Field[Any]) -> Field[str]:
-    """Text, or a list of parts that are all text: joined.
+    """Text, or a list of parts that are all text, or what a model refused with: joined.
 
     types: of parts that are text; parts: how a refusal names those; others: further fields of a part
     """
@@ -24,12 +27,14 @@ def text_or_parts(types: tuple[str, ...], parts: str, **others: Field[Any]) -> F
 
     def part(path: str, value: object) -> str:
         kind = mapping(path, value).get("type")
+        if kind == "refusal":
+            return _REFUSAL(path, value)["refusal"]
         if isinstance(kind, str) and kind not in types:
             message = f"{path}.type: only {parts} are understood, got {describe(kind)}"
             raise invalid(message, f"{path}.type", "unsupported_content")
         return whole(path, value)["text"]
 
-    listed = list_of(Field(whole.schema, part), LENGTHS["parts"])
+    listed = list_of(Field({"anyOf": [whole.schema, _REFUSAL.schema]}, part), LENGTHS["parts"])
 
     def content(path: str, value: object) -> str:
         if isinstance(value, str):
@@ -47,7 +52,11 @@ _CALL = object_of(
     {
         "id": string(LENGTHS["name"]),
         "type": one_of("function"),
-        "function": object_of({"name": string(LENGTHS["name"]), "arguments": string()}, required=("name", "arguments")),
+        "function": object_of(
+            # what OpenAI's client has read out of the arguments comes back with a parsed message
+            {"name": string(LENGTHS["name"]), "arguments": string(), "parsed_arguments": ignored},
+            required=("name", "arguments"),
+        ),
         "index": ignored,  # of a streamed call that a client has put together
     },
     required=("function",),
@@ -69,11 +78,7 @@ def call_message(id: str | None, name: str, arguments: str) -> Message:
     return call if id is None else {"id": id, **call}
 
 
-_NOT_IN_A_MESSAGE = {
-    **UNSUPPORTED,
-    "refusal": "refusals are not available",
-    "function_call": "this is the older form; use tool_calls",
-}
+_NOT_IN_A_MESSAGE = {**UNSUPPORTED, "function_call": "this is the older form; use tool_calls"}
 
 _MESSAGE = object_of(
     {
@@ -83,7 +88,10 @@ _MESSAGE = object_of(
         "tool_calls": list_of(Field(_CALL.schema, _call), LENGTHS["tool_calls"]),
         "tool_call_id": string(LENGTHS["name"]),
         "reasoning_content": string(),
-        "annotations": ignored,
+        "reasoning": string(),
+        "refusal": string(),
+        # what OpenAI's client read out of the content comes back with a parsed message
+        **dict.fromkeys(["annotations", "parsed"], ignored),
     },
     required=("role",),
     unsupported=_NOT_IN_A_MESSAGE,
@@ -92,10 +100,17 @@ _MESSAGE = object_of(
 
 def _message(path: str, value: object) -> Message:
     fields = _MESSAGE(path, value)
-    fields.pop("annotations", None)
-    for name in ("tool_calls", "reasoning_content"):
+    for name in ("annotations", "parsed"):
+        fields.pop(name, None)
+    for name in ("tool_calls", "reasoning_content", "reasoning", "refusal"):
         if name in fields and fields["role"] != "assistant":
             raise invalid(f"{path}.{name} is only for messages of the assistant", f"{path}.{name}")
+    thought = fields.pop("reasoning", None)  # vLLM's later name
+    if thought is not None and fields.setdefault("reasoning_content", thought) != thought:
+        raise invalid(f"{path}.reasoning and reasoning_content differ; give one", f"{path}.reasoning")
+    if "refusal" in fields:
+        # it stands in the place of an answer
+        fields["content"] = fields.get("content", "") + fields.pop("refusal")
     if not fields.get("tool_calls"):
         fields.pop("tool_calls", None)
         if "content" not in fields:

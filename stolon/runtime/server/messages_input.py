@@ -189,7 +189,7 @@ def _choice(path: str, value: object) -> tuple[Choice, bool]:
         return Choice({"any": "required"}.get(kind, kind), path=path), parallel
     if "name" not in found:
         raise missing(f"{path}.name")
-    return Choice("required", found["name"], f"{path}.name"), parallel
+    return Choice.named(found["name"], f"{path}.name"), parallel
 
 
 # the choice, and whether there may be several calls

@@ -58,6 +58,7 @@ MEANINGS: dict[str, str] = {
     "prompt_cache_retention": "Accepted: what is used stays cached longest.",
     "queries": "vLLM's later name for `text_1`.",
     "query": "What the others are compared with, or what stands before them.",
+    "reasoning_effort": "How hard the model thinks, where its chat template asks for that; none: not at all.",
     "regex": "The regular expression that the whole answer matches.",
     "repetition_penalty": "Divides the logit of a token that was said or stands in the prompt.",
     "response_format": "Free text, a JSON object, or JSON that fits a schema.",

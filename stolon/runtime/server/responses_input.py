@@ -9,7 +9,7 @@ from .constraints import JSON_SCHEMA_FORMAT, Asked, check_null_schema
 from .conversation import Message, Messages, call_message, text_or_parts
 from .errors import invalid
 from .fields import Field, describe, ignored, list_of, mapping, missing, object_of, one_of, string, wrong_type
-from .tools import FUNCTION, NAME, Choice, Tool, check_type, made
+from .tools import FUNCTION, MODES, NAME, Choice, Tool, allowed_among, check_type, made
 
 _CONTENT = text_or_parts(("input_text", "output_text", "text"), "parts of text", annotations=ignored, logprobs=ignored)
 _SAME = {"id": string(LENGTHS["name"]), "status": one_of("in_progress", "completed", "incomplete")}
@@ -122,17 +122,21 @@ def _tool(path: str, value: object) -> Tool:
 TOOLS: Field[list[Tool]] = list_of(Field(_TOOL.schema, _tool), LENGTHS["tools"])
 
 _NAMED = object_of({"type": one_of("function"), "name": NAME}, required=("type", "name"))
-_MODES = one_of("none", "auto", "required")
+_ALLOWED = allowed_among(_NAMED, type=one_of("allowed_tools"))
 
 
 def _choice(path: str, value: object) -> Choice:
     if isinstance(value, str):
-        return Choice(_MODES(path, value), path=path)
+        return Choice(MODES(path, value), path=path)
+    if mapping(path, value).get("type") == "allowed_tools":
+        found = _ALLOWED(path, value)
+        only = {each["name"]: f"{path}.tools[{place}].name" for place, each in enumerate(found["tools"])}
+        return Choice(found["mode"], only, path=f"{path}.mode")
     check_type(path, value)
-    return Choice("required", _NAMED(path, value)["name"], f"{path}.name")
+    return Choice.named(_NAMED(path, value)["name"], f"{path}.name")
 
 
-TOOL_CHOICE: Field[Choice] = Field({"anyOf": [_MODES.schema, _NAMED.schema]}, _choice)
+TOOL_CHOICE: Field[Choice] = Field({"anyOf": [MODES.schema, _NAMED.schema, _ALLOWED.schema]}, _choice)
 
 _FORMAT = object_of({"type": one_of("text", "json_object", "json_schema"), **JSON_SCHEMA_FORMAT}, required=("type",))
 _TEXT = object_of({"format": _FORMAT}, unsupported={"verbosity": "not available"})

@@ -82,12 +82,13 @@ async def prepare(engine: Engine, settings: ServerConfig, talk: Talk) -> Prepare
         if talk.asked is not None and talk.asked.constraint.kind not in ("json_schema", "json_object"):
             message = f"{talk.asked.path} and tools cannot be asked for together, unless tool_choice is 'none'"
             raise invalid(f"{message}; beside tools an answer may have a JSON schema", talk.asked.path)
+    variables = {**default_variables(settings.default_chat_template_kwargs), **talk.variables}
     prompt = await encode_chat(
         engine,
         talk.messages,
         continue_final=talk.continue_final,
         tools=None if offer is None else offer.for_template(),
-        variables={**default_variables(settings.default_chat_template_kwargs), **talk.variables},
+        variables=variables,
         cuts=talk.cuts and settings.allow_auto_truncate,
     )
     kept = cut(engine, prompt, settings) if talk.cuts else prompt
@@ -100,7 +101,8 @@ async def prepare(engine: Engine, settings: ServerConfig, talk: Talk) -> Prepare
         is_bound = offer.must or talk.asked is not None
         reading = Reading(tools=forced(format) if is_bound else format, names=offer.names)
     if not is_open and choose.thinks(settings.reasoning_parser, chat.source):
-        kept, asked, inside = _thinking(engine, settings, kept, asked, is_hybrid=choose.is_hybrid(chat.source))
+        is_hybrid = choose.is_hybrid(chat.source) and bool(variables.get("enable_thinking", True))
+        kept, asked, inside = _thinking(engine, settings, kept, asked, is_hybrid=is_hybrid)
         if talk.separate_reasoning or (offer is not None and offer.must):
             reading = dataclasses.replace(reading, thinks=True, inside=inside)
     return Prepared(kept, asked, reading)
@@ -124,7 +126,7 @@ def _thinking(
     """Prompt and constraint of a model that may think first, and whether the answer begins inside a thought.
 
     A constraint holds after the thought. So that it is certain to hold, the thought of a model that thinks unless it
-    is told not to is begun in the prompt; one that may or may not think answers at once.
+    is told not to, and was not told so, is begun in the prompt; one that may or may not think answers at once.
     """
     end = engine.tokenizer.decode(prompt[-_SEEN_TOKENS:], skip_special_tokens=False)
     opened = choose.opens_thought(end)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 from ...lang.constraint import Constraint
 from ..limits import LENGTHS
 from .body import JsonObject
 from .constraints import Asked, schema_text
-from .errors import HttpError, clip, invalid
+from .errors import clip, invalid
 from .fields import Field, boolean, describe, list_of, mapping, object_of, one_of, string
 from .formats.choose import ToolFormat
 
@@ -46,40 +48,47 @@ class Tool:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Offer:
-    """The tools of one request, at least one.
+    """The tools of one request, at least one: the model is shown all of them.
 
-    must: the answer is calls and nothing else; only: the one tool that may then be called
+    must: the answer is calls and nothing else; only: the names that may be called, at least one; None: all
     parallel: an answer may have more than one call
     """
 
     tools: tuple[Tool, ...]
     must: bool = False
-    only: str | None = None
+    only: frozenset[str] | None = None
     parallel: bool = True
 
     @property
+    def allowed(self) -> list[Tool]:
+        return [tool for tool in self.tools if self.only is None or tool.name in self.only]
+
+    @property
     def names(self) -> frozenset[str]:
-        return frozenset(tool.name for tool in self.tools)
+        """Of those that may be called."""
+        return frozenset(tool.name for tool in self.allowed)
 
     def for_template(self) -> list[JsonObject]:
         return [tool.for_template() for tool in self.tools]
 
     def constraint(self, format: ToolFormat | None, asked: Asked | None = None) -> Asked | None:
-        """What makes calls come out right: always where there must be calls, for strict tools where there may be, and
-        where an answer without calls must have a form.
+        """What makes calls come out right: always where there must be calls, for strict tools where there may be, where
+        an answer without calls must have a form, and where a call that may not be can be told by its mark.
 
         format: of the calls where the model chooses; others are of the form that `forced` names
         asked: the form of an answer without calls, a JSON schema or object; where there must be calls there is none
         """
+        tools = self.allowed
         if self.must or asked is not None:
-            tools = [tool for tool in self.tools if self.only in (None, tool.name)]
-            most = LENGTHS["tool_calls"].high if self.parallel and self.only is None else 1
+            most = LENGTHS["tool_calls"].high if self.parallel else 1
             answer = None if self.must else asked
             return _tags(tools, _WRITTEN[forced(format)], free=False, most=most, answer=answer)
-        if not any(tool.strict for tool in self.tools):
+        # of the other forms each call has a mark of its own, so that text may still spell one that may not be
+        is_narrowed = format == "hermes" and len(tools) < len(self.tools)
+        if not is_narrowed and not any(tool.strict for tool in tools):
             return None
         if format not in _WRITTEN:
-            tool = next(tool for tool in self.tools if tool.strict)
+            tool = next(tool for tool in tools if tool.strict)
             raise invalid(
                 f"{tool.path}: this model's calls are not written as JSON, so that they cannot be kept to a schema; "
                 "leave strict out, or ask for a call with tool_choice: required",
@@ -87,7 +96,7 @@ class Offer:
                 "unsupported_parameter",
             )
         # behind a mark that all calls share, those to the other tools must be possible too
-        return _tags(list(self.tools), _WRITTEN[format], free=True, most=None if self.parallel else 1)
+        return _tags(tools, _WRITTEN[format], free=True, most=None if self.parallel else 1)
 
 
 def forced(format: ToolFormat | None) -> ToolFormat:
@@ -186,30 +195,63 @@ def check_type(path: str, value: object) -> None:
 
 TOOLS: Field[list[Tool]] = list_of(Field(_TOOL.schema, _tool), LENGTHS["tools"])
 
-_NAMED = object_of(
-    {"type": one_of("function"), "function": object_of({"name": NAME}, required=("name",))},
-    required=("type", "function"),
-)
-_MODES = one_of("none", "auto", "required")
+MODES = one_of("none", "auto", "required")
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """path: of the name, for `only`"""
+    """only: names of the tools that may be called, each with its place in the request; empty: all
+    once: it asks for one call; path: of the mode
+    """
 
     mode: str
-    only: str | None = None
+    only: Mapping[str, str] = field(default_factory=dict[str, str])
+    once: bool = False
     path: str = "tool_choice"
+
+    @classmethod
+    def named(cls, name: str, path: str) -> Choice:
+        """A call to the tool of that name."""
+        return cls("required", {name: path}, once=True)
+
+
+_SOME = dataclasses.replace(LENGTHS["tools"], low=1)
+
+
+def allowed_among(named: Field[dict[str, Any]], **others: Field[Any]) -> Field[dict[str, Any]]:
+    """OpenAI's way to allow some tools where all are shown. named: how one is written; others: further fields"""
+
+    def name(path: str, value: object) -> dict[str, Any]:
+        check_type(path, value)
+        return named(path, value)
+
+    names = list_of(Field(named.schema, name), _SOME)
+    table = {**others, "mode": one_of("auto", "required"), "tools": names}
+    return object_of(table, required=tuple(table))
+
+
+_NAMED = object_of(
+    {"type": one_of("function"), "function": object_of({"name": NAME}, required=("name",))},
+    required=("type", "function"),
+)
+_ALLOWED = object_of(
+    {"type": one_of("allowed_tools"), "allowed_tools": allowed_among(_NAMED)}, required=("type", "allowed_tools")
+)
 
 
 def _choice(path: str, value: object) -> Choice:
     if isinstance(value, str):
-        return Choice(_MODES(path, value), path=path)
+        return Choice(MODES(path, value), path=path)
+    if mapping(path, value).get("type") == "allowed_tools":
+        found = _ALLOWED(path, value)["allowed_tools"]
+        at = f"{path}.allowed_tools"
+        only = {each["function"]["name"]: f"{at}.tools[{i}].function.name" for i, each in enumerate(found["tools"])}
+        return Choice(found["mode"], only, path=f"{at}.mode")
     check_type(path, value)
-    return Choice("required", _NAMED(path, value)["function"]["name"], f"{path}.function.name")
+    return Choice.named(_NAMED(path, value)["function"]["name"], f"{path}.function.name")
 
 
-TOOL_CHOICE: Field[Choice] = Field({"anyOf": [_MODES.schema, _NAMED.schema]}, _choice)
+TOOL_CHOICE: Field[Choice] = Field({"anyOf": [MODES.schema, _NAMED.schema, _ALLOWED.schema]}, _choice)
 
 
 def offer(tools: list[Tool], choice: Choice | None, *, parallel: bool) -> Offer | None:
@@ -222,12 +264,14 @@ def offer(tools: list[Tool], choice: Choice | None, *, parallel: bool) -> Offer 
     names = [tool.name for tool in tools]
     if twice := next((name for place, name in enumerate(names) if name in names[:place]), None):
         raise invalid(f"two tools are called '{twice}'", "tools")
-    if choice.only is not None and choice.only not in names:
-        raise _not_offered(choice)
+    for name, path in choice.only.items():
+        if name not in names:
+            raise invalid(f"{path}: no tool is called '{name}'", path)
     if not tools or choice.mode == "none":
         return None
-    return Offer(tools=tuple(tools), must=choice.mode == "required", only=choice.only, parallel=parallel)
-
-
-def _not_offered(choice: Choice) -> HttpError:
-    return invalid(f"{choice.path}: no tool is called '{choice.only}'", choice.path)
+    return Offer(
+        tools=tuple(tools),
+        must=choice.mode == "required",
+        only=frozenset(choice.only) or None,
+        parallel=parallel and not choice.once,
+    )
