@@ -89,6 +89,7 @@ NUMBERS: dict[str, Range] = {
     "dimensions": whole(1, 1 << 16),
     "truncate_prompt_tokens": whole(-1, MAX_TOKENS),  # -1: as many as the model reads
     "top_n": whole(1, 1 << 20),
+    "budget_tokens": whole(1024, MAX_TOKENS - 1),  # Anthropic's; fewer than max_tokens
 }
 
 # of `sampling_params` on the native route; what is not here is as above

@@ -9,7 +9,7 @@ from typing import Any
 import aiohttp
 
 CHAT, TEXT, NATIVE, SCORE = "/v1/chat/completions", "/v1/completions", "/generate", "/score"
-RESPONSES, MESSAGES = "/v1/responses", "/v1/messages"
+RESPONSES, MESSAGES, COUNT = "/v1/responses", "/v1/messages", "/v1/messages/count_tokens"
 LABELS, RERANK, TOKENIZE, DETOKENIZE, EMBED = "/v1/score", "/v1/rerank", "/tokenize", "/detokenize", "/v1/embeddings"
 HELLO = [{"role": "user", "content": "hello"}]
 GOOD: dict[str, dict[str, Any]] = {

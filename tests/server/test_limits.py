@@ -17,7 +17,7 @@ from stolon.runtime.config import EngineConfig, SchedulerConfig
 from stolon.runtime.limits import LENGTHS, NATIVE_NUMBERS, NUMBERS, Range
 from stolon.runtime.server.settings import ServerConfig
 from tests.server.conftest import Running, StartServer
-from tests.server.expected import CHAT, DETOKENIZE, EMBED, HELLO, LABELS, NATIVE, RERANK, SCORE, TEXT, TOKENIZE
+from tests.server.expected import CHAT, COUNT, DETOKENIZE, EMBED, HELLO, LABELS, NATIVE, RERANK, SCORE, TEXT, TOKENIZE
 from tests.server.fake import FakeEngine
 from tests.server.fake_embedder import FakeEmbedder
 
@@ -51,6 +51,9 @@ def of_a_number(name: str, value: float) -> tuple[str, dict[str, Any], str]:
             return EMBED, {"model": "fake", "input": "a", name: value}, name
         case "top_n":
             return RERANK, {"query": "a", "documents": ["b"], name: value}, name
+        case "budget_tokens":
+            thinking = {"type": "enabled", name: value}
+            return COUNT, {"model": "fake", "messages": HELLO, "thinking": thinking}, f"thinking.{name}"
         case _:
             return CHAT, {**chat, name: value}, name
 

@@ -145,9 +145,35 @@ async def test_an_answer_can_be_begun(server: Running, client: AsyncAnthropic) -
     assert prompt(server).endswith("<turn>assistant: Well, ")
 
 
-async def test_thinking_can_be_switched_off_where_the_template_can(server: Running, client: AsyncAnthropic) -> None:
-    await client.messages.create(**ASKED, thinking={"type": "disabled"})
-    assert 'variables: {"enable_thinking": false}' in prompt(server)
+@pytest.mark.parametrize(
+    ("thinking", "is_on"),
+    [
+        ({"type": "enabled", "budget_tokens": 1024}, True),
+        ({"type": "enabled", "budget_tokens": 1024, "display": "summarized"}, True),
+        ({"type": "adaptive"}, True),
+        ({"type": "disabled"}, False),
+    ],
+)
+async def test_thinking_is_switched_where_the_template_can(
+    server: Running, client: AsyncAnthropic, thinking: Any, is_on: bool
+) -> None:
+    server.engine.script = "<think>hm</think>Four."
+    reply = await client.messages.create(**{**ASKED, "max_tokens": 1025}, thinking=thinking)
+    assert [block.type for block in reply.content] == ["thinking", "text"]
+    said = {"enable_thinking": is_on, "thinking": is_on}
+    assert f"variables: {json.dumps(said)}<turn>" in prompt(server)
+    counted = await client.messages.count_tokens(model="fake", messages=ASKED["messages"], thinking=thinking)
+    assert counted.input_tokens == len(server.engine.asked[-1].prompt)
+    await client.messages.create(**ASKED)
+    assert "variables" not in prompt(server)
+
+
+async def test_a_budget_is_less_than_all_tokens(server: Running, client: AsyncAnthropic) -> None:
+    with pytest.raises(anthropic.BadRequestError, match=r"less than max_tokens \(1024\), got 1024"):
+        await client.messages.create(
+            **{**ASKED, "max_tokens": 1024}, thinking={"type": "enabled", "budget_tokens": 1024}
+        )
+    assert server.engine.asked == []
 
 
 async def test_tokens_are_counted_and_not_computed(server: Running, client: AsyncAnthropic) -> None:
@@ -189,7 +215,13 @@ BAD: list[tuple[dict[str, Any], str, str]] = [
         "messages[0].content[0].type",
     ),
     (of_user({"text": "x"}), "missing_parameter", "messages[0].content[0].type"),
-    ({"thinking": {"type": "enabled", "budget_tokens": 1024}}, "invalid_value", "thinking.type"),
+    ({"thinking": {"type": "enabled", "budget_tokens": 1024}}, "invalid_value", "thinking.budget_tokens"),
+    ({"thinking": {"type": "enabled"}}, "missing_parameter", "thinking.budget_tokens"),
+    ({"thinking": {"type": "adaptive", "budget_tokens": 1024}}, "unknown_parameter", "thinking.budget_tokens"),
+    ({"thinking": {"type": "adaptive", "display": "omitted"}}, "invalid_value", "thinking.display"),
+    ({"thinking": {"type": "often"}}, "invalid_value", "thinking.type"),
+    ({"thinking": {}}, "invalid_value", "thinking.type"),
+    ({"thinking": True}, "invalid_type", "thinking"),
     ({"tools": [{"type": "bash_20250124", "name": "bash"}]}, "unsupported_parameter", "tools[0].type"),
     ({"tools": [{"name": "f"}]}, "missing_parameter", "tools[0].input_schema"),
     ({"tools": [WEATHER], "tool_choice": {"type": "tool", "name": "g"}}, "invalid_value", "tool_choice.name"),

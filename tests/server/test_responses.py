@@ -145,6 +145,28 @@ async def test_choices_of_tools_are_those_of_chat(server: Running, client: Async
         assert (constraint.kind, constraint.after) == ("tags", "</think>")
 
 
+async def test_how_hard_to_think_is_a_variable_of_the_template(server: Running, client: AsyncOpenAI) -> None:
+    server.engine.script = "<think>hm</think>Four."
+    reply = await client.responses.create(model="fake", input="hi", reasoning={"effort": "low", "summary": "auto"})
+    assert 'variables: {"reasoning_effort": "low"}' in prompt(server)
+    assert reply.reasoning is not None
+    assert (reply.reasoning.effort, reply.reasoning.summary) == ("low", None)
+    assert [item.type for item in reply.output] == ["reasoning", "message"]
+    await client.responses.create(model="fake", input="hi", reasoning={"effort": "none"})
+    assert '"enable_thinking": false' in prompt(server)
+    await client.responses.create(model="fake", input="hi", reasoning={})
+    assert "variables" not in prompt(server)
+
+
+async def test_what_is_to_be_stored_is_said_not_to_be(server: Running, client: AsyncOpenAI) -> None:
+    reply = await client.responses.create(
+        model="fake", input="hi", store=True, include=["reasoning.encrypted_content", "file_search_call.results"]
+    )
+    assert reply.model_dump()["store"] is False
+    with pytest.raises(openai.BadRequestError, match="send the whole conversation"):
+        await client.responses.create(model="fake", input="more", previous_response_id=reply.id)
+
+
 async def test_only_allowed_tools_are_called_though_all_are_shown(server: Running, client: AsyncOpenAI) -> None:
     server.engine.script = f"</think>{CALL}"
     tools: Any = [WEATHER, {"type": "function", "name": "time"}]
@@ -184,10 +206,12 @@ async def test_an_error_in_a_stream_is_an_event(server: Running, client: AsyncOp
 
 BAD: list[tuple[dict[str, Any], str, str]] = [
     ({"previous_response_id": "resp_1"}, "unsupported_parameter", "previous_response_id"),
-    ({"store": True}, "unsupported_parameter", "store"),
+    ({"store": "yes"}, "invalid_type", "store"),
     ({"background": True}, "unsupported_parameter", "background"),
     ({"truncation": "auto"}, "invalid_value", "truncation"),
-    ({"reasoning": {"effort": "low"}}, "unsupported_parameter", "reasoning"),
+    ({"reasoning": {"effort": "huge"}}, "invalid_value", "reasoning.effort"),
+    ({"reasoning": {"mode": "pro"}}, "invalid_value", "reasoning.mode"),
+    ({"reasoning": {"max_tokens": 5}}, "unknown_parameter", "reasoning.max_tokens"),
     ({"max_tokens": 5}, "unsupported_parameter", "max_tokens"),
     ({"input": 5}, "invalid_type", "input"),
     ({"input": []}, "invalid_value", "input"),

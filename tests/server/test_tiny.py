@@ -218,6 +218,16 @@ def test_anthropics_client_calls_a_tool_and_sends_its_result(process: Process) -
     assert "sunny" in second.content[0].text
 
 
+def test_anthropics_thinking_changes_nothing_on_a_model_without_thoughts(process: Process) -> None:
+    kinds: list[Any] = [{"type": "enabled", "budget_tokens": 1024}, {"type": "adaptive"}, {"type": "disabled"}]
+    with Anthropic(base_url=process.url, api_key="none", max_retries=0) as client:
+        asked: Any = {"model": "tiny", "max_tokens": 1025, "messages": QUESTION, "temperature": 0}
+        plain = client.messages.create(**asked)
+        for kind in kinds:
+            with client.messages.stream(**asked, thinking=kind) as stream:
+                assert stream.get_final_message().content == plain.content
+
+
 @tool
 def get_weather(city: str) -> str:
     """Get the weather of a city"""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from aiohttp import web
 
@@ -11,8 +12,8 @@ from ..limits import LENGTHS, NUMBERS
 from . import wire
 from .answers import Question, ask_all
 from .body import JsonObject, read_object
-from .errors import HttpError, kind_of
-from .fields import Check, Values, boolean, ignored, list_of, number, object_of, one_of, string
+from .errors import HttpError, invalid, kind_of
+from .fields import Check, Field, Values, boolean, ignored, list_of, mapping, number, object_of, one_of, string
 from .hearing import Hearing, listen
 from .messages_blocks import Blocks
 from .messages_input import MESSAGES, SYSTEM, TOOL_CHOICE, TOOLS
@@ -23,6 +24,7 @@ from .service import Engine, Service
 from .settings import ServerConfig
 from .stream import send
 from .talk import Prepared, Talk, prepare
+from .template_variables import thinking
 from .tools import Choice, offer
 
 _UNSUPPORTED = {
@@ -34,9 +36,24 @@ _UNSUPPORTED = {
         "not available",
     ),
 }
-_THINKING = object_of(
-    {"type": one_of("disabled")}, unsupported={"budget_tokens": "a budget cannot be kept", "display": "not available"}
-)
+# a thought is never left out of the answer
+_SHOWN = {"display": one_of("summarized")}
+_THINKING = {
+    "enabled": object_of(
+        {"type": one_of("enabled"), "budget_tokens": number(NUMBERS["budget_tokens"]), **_SHOWN},
+        required=("type", "budget_tokens"),
+    ),
+    "adaptive": object_of({"type": one_of("adaptive"), **_SHOWN}, required=("type",)),
+    "disabled": object_of({"type": one_of("disabled")}, required=("type",)),
+}
+_THINKING_TYPE = one_of(*_THINKING)
+
+
+def _thinking(path: str, value: object) -> dict[str, Any]:
+    kind = _THINKING_TYPE(f"{path}.type", mapping(path, value).get("type"))
+    return _THINKING[kind](path, value)
+
+
 _NUMBERS = "temperature top_p min_p seed priority frequency_penalty presence_penalty repetition_penalty".split()
 _CONVERSATION: dict[str, Check] = {
     "model": string(LENGTHS["name"]),
@@ -44,7 +61,7 @@ _CONVERSATION: dict[str, Check] = {
     "system": SYSTEM,
     "tools": TOOLS,
     "tool_choice": TOOL_CHOICE,
-    "thinking": _THINKING,
+    "thinking": Field({"anyOf": [kind.schema for kind in _THINKING.values()]}, _thinking),
     "cache_control": ignored,
 }
 COUNTED_BODY = object_of(_CONVERSATION, required=("model", "messages"), unsupported=_UNSUPPORTED)
@@ -110,7 +127,7 @@ async def _prepared(engine: Engine, values: Values, settings: ServerConfig, *, c
         offer=offer(values.get("tools", []), choice, parallel=parallel),
         # an answer may be begun for the model
         continue_final=last["role"] == "assistant" and "tool_calls" not in last,
-        variables={"enable_thinking": False} if "thinking" in values else {},
+        variables=thinking(values["thinking"]["type"] != "disabled") if "thinking" in values else {},
         cuts=cuts,
     )
     return await prepare(engine, settings, talk)
@@ -118,6 +135,10 @@ async def _prepared(engine: Engine, values: Values, settings: ServerConfig, *, c
 
 def _question(engine: Engine, values: Values, prepared: Prepared, settings: ServerConfig) -> Question:
     wanted, lowers = values["max_tokens"], settings.allow_auto_truncate
+    budget = values.get("thinking", {}).get("budget_tokens", 0)
+    if budget >= wanted:
+        path = "thinking.budget_tokens"
+        raise invalid(f"{path} must be less than max_tokens ({wanted}), got {budget}", path)
     params = SamplingParams(
         max_tokens=fit(engine, prepared.prompt, wanted, None, "max_tokens", lowers=lowers),
         stop=tuple(values.get("stop_sequences", ())),

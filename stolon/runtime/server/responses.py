@@ -27,13 +27,13 @@ from .service import Engine, Service
 from .settings import ServerConfig
 from .stream import send
 from .talk import Talk, prepare
+from .template_variables import EFFORT, effort
 from .tools import Tool, offer
 
 _NOT_STORED = "responses are not stored here; send the whole conversation as input"
 _UNSUPPORTED = {
     **UNSUPPORTED,
     **dict.fromkeys(["previous_response_id", "conversation"], _NOT_STORED),
-    "reasoning": "how much a model thinks cannot be set",
     "prompt": "prompt templates are not available",
     **dict.fromkeys(["max_tool_calls", "context_management", "moderation"], "not available"),
     "top_logprobs": "log-probabilities are given by /v1/chat/completions",
@@ -50,13 +50,28 @@ _SAME = (
 ).split()
 
 
-def _false(why: str) -> Field[bool]:
-    def check(path: str, value: object) -> bool:
-        if boolean(path, value):
-            raise invalid(f"{path}: {why}", path, "unsupported_parameter")
-        return False
+# a thought is sent whole, which is more than any summary of it
+_SUMMARY = one_of("auto", "concise", "detailed")
+_REASONING = object_of(
+    {
+        "effort": EFFORT,
+        "summary": _SUMMARY,
+        "generate_summary": _SUMMARY,
+        "context": one_of("auto"),
+        "mode": one_of("standard"),
+    }
+)
+# none of these is ever made here: thoughts come in plain text, and there are no tools but functions
+_NEVER_MADE = (
+    "reasoning.encrypted_content file_search_call.results web_search_call.results web_search_call.action.sources "
+    "computer_call_output.output.image_url code_interpreter_call.outputs message.input_image.image_url"
+).split()
 
-    return Field({"const": False}, check)
+
+def _never_true(path: str, value: object) -> bool:
+    if boolean(path, value):
+        raise invalid(f"{path}: a response is made while its client waits", path, "unsupported_parameter")
+    return False
 
 
 @functools.lru_cache(maxsize=4)
@@ -71,11 +86,11 @@ def request_body(vocab_size: int) -> Field[dict[str, Any]]:
         "tool_choice": TOOL_CHOICE,
         "parallel_tool_calls": boolean,
         "text": TEXT_FORMAT,
-        "store": _false(_NOT_STORED),
-        "background": _false("a response is made while its client waits"),
+        "reasoning": _REASONING,
+        "store": boolean,  # OpenAI's default is true; the answer says that nothing is
+        "background": Field({"const": False}, _never_true),
         "truncation": one_of("disabled"),
-        # what it asks for is never made here, and thoughts come in plain text
-        "include": list_of(one_of("reasoning.encrypted_content"), LENGTHS["parts"]),
+        "include": list_of(one_of(*_NEVER_MADE), LENGTHS["parts"]),
         "stream_options": object_of({"include_obfuscation": boolean}),
     }
     return object_of(table, required=("model", "input"), unsupported=_UNSUPPORTED)
@@ -106,6 +121,7 @@ async def _question(engine: Engine, values: Values, settings: ServerConfig) -> t
         messages=[*system, *values["input"]],
         offer=offer(values.get("tools", []), values.get("tool_choice"), parallel=parallel),
         asked=values.get("text"),
+        variables=effort(values.get("reasoning", {}).get("effort")),
         cuts=True,
     )
     prepared = await prepare(engine, settings, talk)
@@ -136,7 +152,7 @@ class _Form:
             "metadata": values.get("metadata", {}),
             "parallel_tool_calls": self.parallel,
             "previous_response_id": None,
-            "reasoning": {"effort": None, "summary": None},
+            "reasoning": {"effort": values.get("reasoning", {}).get("effort"), "summary": None},
             "service_tier": "default",
             "store": False,
             "temperature": params.temperature,
