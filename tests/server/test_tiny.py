@@ -221,11 +221,12 @@ def test_anthropics_client_calls_a_tool_and_sends_its_result(process: Process) -
 def test_anthropics_thinking_changes_nothing_on_a_model_without_thoughts(process: Process) -> None:
     kinds: list[Any] = [{"type": "enabled", "budget_tokens": 1024}, {"type": "adaptive"}, {"type": "disabled"}]
     with Anthropic(base_url=process.url, api_key="none", max_retries=0) as client:
-        asked: Any = {"model": "tiny", "max_tokens": 1025, "messages": QUESTION, "temperature": 0}
-        plain = client.messages.create(**asked)
+        asked: Any = {"model": "tiny", "max_tokens": 1025, "messages": QUESTION, "extra_body": {"temperature": 0}}
+        (plain,) = client.messages.create(**asked).content
         for kind in kinds:
             with client.messages.stream(**asked, thinking=kind) as stream:
-                assert stream.get_final_message().content == plain.content
+                (block,) = stream.get_final_message().content
+            assert block.model_dump() == plain.model_dump()
 
 
 @tool
