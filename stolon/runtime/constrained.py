@@ -111,7 +111,7 @@ class Constrained:
         """
         if self._queue:
             row[:] = 0
-            _set(row, self._queue[0])
+            allow(row, self._queue[0])
         elif self.begun is None:
             assert self.form.preface is not None
             row[:] = self.form.preface.mask(self._state)
@@ -205,7 +205,7 @@ class Constrained:
                 row[:] = going_on if going_on.any() else row
             else:
                 for token in self._params.stop_token_ids:
-                    _set(row, token)
+                    allow(row, token)
         if not row.any():
             raise EngineError("the form of the answer allows no further token here", code="grammar_dead_end")
 
@@ -220,7 +220,8 @@ def _bit(token: int) -> np.int32:
     return np.int32((1 << place) - ((place == 31) << 32))  # bit 31 is the sign of the word
 
 
-def _set(row: NDArray[np.int32], token: int) -> None:
+def allow(row: NDArray[np.int32], token: int) -> None:
+    """Set a token's bit."""
     row[token // 32] |= _bit(token)
 
 

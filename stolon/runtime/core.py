@@ -11,7 +11,7 @@ from ..lang.errors import StolonError
 from ..lang.types import Delta, SamplingParams
 from .answer import Answer
 from .constrained import Constrained, Form
-from .masks import Filling, MaskFiller
+from .masks import AllowedTokens, Filling, MaskedAnswer, MaskFiller
 from .pipeline import Landed, Pipeline, as_engine_error
 from .scheduler import Scheduler
 from .sequence import MaskingRunner, Masks, Plan, RowResult, Sequence
@@ -25,7 +25,7 @@ class Request:
     """One answer to compute; several answers to one prompt are several requests.
 
     id: unique in the engine
-    form: what the answer must look like
+    form: what the answer must look like; allowed: which tokens it may have, if it has no form
     deadline_s: on the scheduler's clock
     """
 
@@ -39,6 +39,7 @@ class Request:
     width: int = 1
     deadline_s: float | None = None
     form: Form | None = None
+    allowed: AllowedTokens | None = None
 
 
 @dataclass(slots=True)
@@ -70,6 +71,7 @@ class EngineCore:
         self._tokenizer = tokenizer
         self._answers: dict[int, Answer] = {}
         self._forms: dict[int, Constrained] = {}  # of those of them that have one
+        self._masked: dict[int, MaskedAnswer] = {}  # of those that may not say everything
         self._masks = MaskFiller(runner.mask_bits)
         self._filling: Filling | None = None
         self._runs: dict[int, list[int]] = {}  # what was appended behind the tokens drawn last
@@ -101,7 +103,9 @@ class EngineCore:
         self._scheduler.submit(sequence)
         self._answers[request.id] = answer
         if form is not None:
-            self._forms[request.id] = form
+            self._forms[request.id] = self._masked[request.id] = form
+        elif request.allowed is not None:
+            self._masked[request.id] = request.allowed
 
     def abort(self, id: int) -> None:
         """End a request; its last Output comes with the next step. Does nothing if it has ended."""
@@ -134,13 +138,13 @@ class EngineCore:
 
     def foresee(self, plan: Plan) -> None:
         if not self._overlap:  # else the tokens that come before are still being drawn
-            self._filling = self._masks.begin(plan, self._forms)
+            self._filling = self._masks.begin(plan, self._masked)
 
     def masks(self, plan: Plan) -> Masks | None:
         """The masks. Answers that cannot go on are ended, and what is drawn for them counts for nothing."""
         filling, self._filling = self._filling, None
         if filling is None and self._overlap:
-            filling = self._masks.begin(plan, self._forms)
+            filling = self._masks.begin(plan, self._masked)
         if filling is None:
             return None
         for fault in filling.wait():
@@ -206,6 +210,7 @@ class EngineCore:
 
     def _forget(self, id: int) -> Answer | None:
         self._forms.pop(id, None)
+        self._masked.pop(id, None)
         self._runs.pop(id, None)
         return self._answers.pop(id, None)
 

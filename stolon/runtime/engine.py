@@ -28,6 +28,7 @@ from .directories import model_directory, served_names
 from .forms import Forms
 from .grammar.spelling import is_compact
 from .loop import EngineThread, Heartbeat
+from .masks import AllowedTokens
 from .metrics import SchedulerStats
 from .ngram import NgramGuesser
 from .runner import ModelRunner, resolve
@@ -142,6 +143,12 @@ class Engine:
         """
         self._check(prompt_ids, params)
         deadline_s = _deadline(timeout_s)
+        allowed = AllowedTokens(params.allowed_token_ids, self.vocab_size) if params.allowed_token_ids else None
+        if allowed is not None and constraint is not None:
+            message = (
+                "allowed_token_ids is for answers without a form, which says by itself what may come; leave one out"
+            )
+            raise InvalidRequest(message, param="allowed_token_ids")
         form = None if constraint is None else await self._form(constraint)
         if form is not None:
             form.check_budget(params.max_tokens)
@@ -159,6 +166,7 @@ class Engine:
             width=width * params.n,
             deadline_s=deadline_s,
             form=form,
+            allowed=allowed,
         )
         requests = [first] + [
             dataclasses.replace(first, id=next(self._ids), params=others, seed=derive_seed(seed, index))
@@ -332,7 +340,8 @@ class Engine:
             )
         named = (("prompt", prompt_ids), ("stop_token_ids", params.stop_token_ids))
         biased = ("logit_bias", [token for token, _ in params.logit_bias])
-        for name, ids in (*named, biased, ("logprob_token_ids", params.logprob_token_ids)):
+        asked = [(name, getattr(params, name)) for name in ("logprob_token_ids", "allowed_token_ids")]
+        for name, ids in (*named, biased, *asked):
             if ids and not (min(ids) >= 0 and max(ids) < self.vocab_size):
                 wrong = next(token for token in ids if not 0 <= token < self.vocab_size)
                 raise InvalidRequest(

@@ -120,6 +120,7 @@ LENGTHS: dict[str, Length] = {
     "native_stop": Length(high=32, unit="strings"),
     "stop_regex": Length(high=32, unit="patterns"),
     "stop_token_ids": Length(high=128, unit="token ids"),
+    "allowed_token_ids": Length(low=1, high=1 << 17, unit="token ids"),
     "logit_bias": Length(high=1024, unit="entries"),
     "token_ids_logprob": Length(high=128, unit="token ids"),
     "cache_salt": Length(low=1, high=128, unit="characters"),

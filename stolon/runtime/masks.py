@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from collections.abc import Sequence as Sequence_
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .constrained import Constrained, allows
+from .constrained import allow, allows
 from .sequence import ANYTHING, NOTHING, Masks, Plan, Row, Sequence
 
 
@@ -33,6 +35,36 @@ class Filling:
         return self.faults.result()
 
 
+class MaskedAnswer(Protocol):
+    """Says what may be drawn for one answer, as `Constrained` does."""
+
+    @property
+    def is_over(self) -> bool: ...
+    def fill(self, row: NDArray[np.int32], left: int) -> None: ...
+    def take(self, token: int, left: int) -> list[int]: ...
+    def ahead(self) -> MaskedAnswer: ...
+
+
+class AllowedTokens:
+    """The same few tokens all along."""
+
+    is_over = False
+
+    def __init__(self, tokens: Sequence_[int], vocab_size: int) -> None:
+        self._bits = np.zeros(-(-vocab_size // 32), np.int32)
+        for token in tokens:
+            allow(self._bits, token)
+
+    def fill(self, row: NDArray[np.int32], left: int) -> None:
+        row[:] = self._bits
+
+    def take(self, token: int, left: int) -> list[int]:
+        return []
+
+    def ahead(self) -> AllowedTokens:
+        return self
+
+
 class MaskFiller:
     """One thread that fills the masks of one step at a time.
 
@@ -43,13 +75,13 @@ class MaskFiller:
         self._bits: Callable[[int], NDArray[np.int32]] | None = bits
         self._thread: ThreadPoolExecutor | None = None  # begins with the first mask
 
-    def begin(self, plan: Plan, forms: Mapping[int, Constrained]) -> Filling | None:
-        """Begin with the masks of `plan`, to be waited for; None if no row needs one. forms: by sequence id"""
-        rows = [i for i, row in enumerate(plan.rows) if row.sequence.id in forms and row.draws_next] if forms else []
+    def begin(self, plan: Plan, masked: Mapping[int, MaskedAnswer]) -> Filling | None:
+        """Begin with the masks of `plan`, to be waited for; None if no row needs one. masked: by sequence id"""
+        rows = [i for i, row in enumerate(plan.rows) if row.sequence.id in masked and row.draws_next] if masked else []
         if not rows:
             return None
         constrained = [plan.rows[i] for i in rows]
-        answers = [forms[row.sequence.id] for row in constrained]
+        answers = [masked[row.sequence.id] for row in constrained]
         assert self._bits is not None, "a mask after close"
         masks = Masks(rows, self._bits(len(rows)))
         if self._thread is None:
@@ -62,7 +94,7 @@ class MaskFiller:
             self._thread.shutdown()
 
 
-def _fill(bits: NDArray[np.int32], rows: list[Row], answers: list[Constrained]) -> list[Fault]:
+def _fill(bits: NDArray[np.int32], rows: list[Row], answers: list[MaskedAnswer]) -> list[Fault]:
     faults: list[Fault] = []
     guessed: dict[Sequence, _Guessed] = {}
     for mask, row, answer in zip(bits, rows, answers, strict=True):
@@ -87,10 +119,10 @@ def _fill(bits: NDArray[np.int32], rows: list[Row], answers: list[Constrained]) 
 class _Guessed:
     """Masks behind guesses, until one is not allowed or ends the answer."""
 
-    def __init__(self, answer: Constrained, mask: NDArray[np.int32]) -> None:
+    def __init__(self, answer: MaskedAnswer, mask: NDArray[np.int32]) -> None:
         """mask: of what may come first"""
         self._answer = answer
-        self._ahead: Constrained | None = None
+        self._ahead: MaskedAnswer | None = None
         self._mask = mask
 
     def fill(self, mask: NDArray[np.int32], guess: int, left: int) -> bool:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from stolon.lang.constraint import Constraint
 from stolon.lang.errors import (
     BackendTimeout,
     CheckpointError,
@@ -177,6 +178,19 @@ async def test_a_stop_string_is_not_looked_for_in_the_first_tokens(engine: Engin
     assert len(early.tokens) < 30 < len(late.tokens)
 
 
+async def test_only_allowed_tokens_are_drawn_and_an_end_if_it_is_among_them(engine: Engine) -> None:
+    end = min(engine.tokenizer.eos_ids)
+    for temperature in (0.0, 5.0):
+        free = SamplingParams(max_tokens=60, temperature=temperature, seed=3, allowed_token_ids=(40, 41, 300))
+        found = await answer(engine, PROMPT, free)
+        assert set(found.tokens) <= {40, 41, 300}
+        assert (found.finish, len(found.tokens)) == ("length", 60)
+    ending = await answer(engine, PROMPT, SamplingParams(max_tokens=9, allowed_token_ids=(end,)))
+    assert (ending.tokens, ending.finish) == ([end], "stop")
+    with pytest.raises(InvalidRequest, match="which says by itself what may come"):
+        await answer(engine, PROMPT, SamplingParams(allowed_token_ids=(1,)), constraint=Constraint("regex", "a"))
+
+
 async def test_a_stop_in_the_prompt_is_no_stop(engine: Engine) -> None:
     prompt = engine.tokenizer.encode("one STOP two")
     assert (await answer(engine, prompt, replace(GREEDY, stop=("STOP",)))).finish == "length"
@@ -251,6 +265,7 @@ async def test_what_does_not_fit_the_kv_cache_is_refused_with_three_numbers(tiny
         ([3], replace(GREEDY, logit_bias=((999, 1.0),)), r"logit_bias: .* got 999"),
         ([3], replace(GREEDY, stop_token_ids=(1 << 40,)), "stop_token_ids"),
         ([3], replace(GREEDY, logprob_token_ids=(-5,)), "logprob_token_ids"),
+        ([3], replace(GREEDY, allowed_token_ids=(3, 480)), "allowed_token_ids: .* got 480"),
         ([3], replace(GREEDY, stop_regex=("(",)), "regex"),
     ],
 )

@@ -50,6 +50,7 @@ KINDS: dict[str, tuple[SamplingParams, Constraint | None]] = {
     "json, stepwise": (replace(GREEDY, max_tokens=60, logprobs=0), PERSON),
     "json, penalties": (replace(SEEDED, max_tokens=60, repetition_penalty=1.2, presence_penalty=0.4), PERSON),
     "bias": (replace(GREEDY, logit_bias=((70, 4.0), (71, -100.0)), logprobs=2), None),
+    "allowed tokens": (replace(SEEDED, allowed_token_ids=tuple(range(40, 70)), logprobs=1), None),
     "regex": (GREEDY, Constraint("regex", r"(yes|no), because of [a-z]{3,9}")),
 }
 

@@ -94,6 +94,8 @@ def of_a_length(name: str, count: int) -> tuple[str, dict[str, Any], str]:
             return NATIVE, {**native, "sampling_params": {"stop_regex": ["z"] * count}}, "sampling_params.stop_regex"
         case "stop_token_ids":
             return CHAT, {**chat, "stop_token_ids": [1] * count}, "stop_token_ids"
+        case "allowed_token_ids":
+            return TEXT, {**text, "allowed_token_ids": [1] * count}, "allowed_token_ids"
         case "logit_bias":
             return CHAT, {**chat, "logit_bias": {str(i): 1 for i in range(count)}}, "logit_bias"
         case "token_ids_logprob":

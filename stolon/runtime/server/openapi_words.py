@@ -79,6 +79,7 @@ MEANINGS: dict[str, str] = {
     "stop_regex": "Patterns that end an answer.",
     "stop_sequences": "Strings that end an answer.",
     "stop_token_ids": "Tokens that end an answer.",
+    "allowed_token_ids": "The only tokens that an answer may have; end tokens too, if it is to end by itself.",
     "store": "Accepted, and changes nothing.",
     "stream": "The answer comes as server-sent events.",
     "stream_options": "Whether events bring the usage.",

@@ -83,6 +83,7 @@ def openai_table(vocab_size: int) -> dict[str, Check]:
         "top_k": top_k(NUMBERS["top_k"]),
         "stop": strings(LENGTHS["stop"], LENGTHS["stop_characters"]),
         "stop_token_ids": token_ids(vocab_size, LENGTHS["stop_token_ids"]),
+        "allowed_token_ids": token_ids(vocab_size, LENGTHS["allowed_token_ids"]),
         "stop_regex": strings(LENGTHS["stop_regex"], LENGTHS["stop_characters"]),
         "logit_bias": logit_bias(vocab_size),
         "ignore_eos": boolean,
@@ -135,6 +136,7 @@ def native_sampling(vocab_size: int) -> Field[dict[str, Any]]:
         "top_k": number(NATIVE_NUMBERS["top_k"]),
         "stop": strings(LENGTHS["native_stop"], LENGTHS["stop_characters"]),
         "stop_token_ids": token_ids(vocab_size, LENGTHS["stop_token_ids"]),
+        "allowed_token_ids": token_ids(vocab_size, LENGTHS["allowed_token_ids"]),
         "stop_regex": strings(LENGTHS["stop_regex"], LENGTHS["stop_characters"]),
         "logit_bias": logit_bias(vocab_size),
         "ignore_eos": boolean,
@@ -169,7 +171,7 @@ def _includes_stop(values: Values) -> bool:
 
 _SHARED = (
     "temperature top_p top_k min_p frequency_penalty presence_penalty repetition_penalty logit_bias stop "
-    "stop_token_ids stop_regex ignore_eos skip_special_tokens"
+    "stop_token_ids stop_regex ignore_eos skip_special_tokens allowed_token_ids"
 ).split()
 
 
