@@ -19,6 +19,20 @@ UNKNOWN, UNSUPPORTED, ID = "unknown_parameter", "unsupported_parameter", "token_
 BAD_SCHEMA = "invalid_schema"
 ABSENT = object()
 
+# values that ask for what there is none of here
+WANTED: dict[str, tuple[Any, ...]] = {
+    "spaces_between_special_tokens": (False, 1),
+    "use_beam_search": (True, 0),
+    "length_penalty": (2, 0.5, True),
+    "watermark": (True,),
+    "watermarking": (True,),
+    "kv_transfer_params": ({"do_remote_decode": True}, []),
+    "ec_transfer_params": ({"a": 1},),
+    "return_hidden_states": (True,),
+    "return_cached_tokens_details": (True,),
+    "log_metrics": (False, "yes"),
+}
+
 # (row of the table, route, fields that differ from a good request, status, code, param)
 Row = tuple[str, str, dict[str, Any], int, str, str | None]
 
@@ -185,6 +199,13 @@ def _of_the_rest() -> Iterator[Row]:
         yield f"B58 {field}", TEXT, {field: "x"}, 400, UNSUPPORTED, field
     for field in ("tools", "tool_choice", "parallel_tool_calls", "suffix"):
         yield f"only for chat: {field}", TEXT, {field: "x"}, 400, UNSUPPORTED, field
+    for field in "bad_words repetition_detection thinking_token_budget logprob_token_ids vllm_xargs".split():
+        for route in (CHAT, TEXT):
+            yield f"refused by name {field}", route, {field: [5]}, 400, UNSUPPORTED, field
+    for field, values in WANTED.items():
+        for value in values:
+            for route in (CHAT, TEXT):
+                yield f"only one value: {field} {value!r}", route, {field: value}, 400, UNSUPPORTED, field
     for salt, code in (("", VALUE), ("a" * 129, VALUE), (5, TYPE)):
         yield f"B57 {str(salt)[:5]}", CHAT, {"cache_salt": salt}, 400, code, "cache_salt"
 
@@ -283,6 +304,9 @@ def _of_the_native_routes() -> Iterator[Row]:
     yield "id too large", NATIVE, {"text": ABSENT, "input_ids": [[1], [VOCAB]]}, 400, ID, "input_ids[1][0]"
     yield "messages empty", NATIVE, {"text": ABSENT, "messages": []}, 400, VALUE, "messages"
     yield "continue what", NATIVE, {"continue_final_message": True}, 400, VALUE, "continue_final_message"
+    for field in ("return_hidden_states", "return_cached_tokens_details", "log_metrics"):
+        yield f"only one value: {field}", NATIVE, {field: WANTED[field][0]}, 400, UNSUPPORTED, field
+    yield "background", NATIVE, {"background": True}, 400, UNSUPPORTED, "background"
     yield "code", NATIVE, {"custom_logit_processor": "x"}, 400, UNSUPPORTED, "custom_logit_processor"
     yield "top alone", NATIVE, {"top_logprobs_num": 2}, 400, VALUE, "top_logprobs_num"
     late = {"return_logprob": True, "logprob_start_len": 100}

@@ -33,7 +33,7 @@ from .openapi import document
 from .request import Request
 from .route import Route
 from .service import Service
-from .watching import request_id
+from .watching import is_unlogged, request_id
 
 logger = logging.getLogger(__name__)
 
@@ -88,6 +88,7 @@ class App:
         began = time.monotonic()
         request.id = self._id_of(request)
         request_id.set(request.id)
+        is_unlogged.set(False)
         routes = self._routes_at(request.asked_path)
         route = routes.get(request.method)
         request.route = None if route is None else route.path

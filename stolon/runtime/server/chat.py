@@ -27,6 +27,7 @@ from .stream import send
 from .talk import Talk, continues, prepare
 from .template_variables import EFFORT, effort, template_variables
 from .tools import TOOL_CHOICE, TOOLS, offer
+from .watching import is_unlogged
 
 
 @functools.lru_cache(maxsize=4)
@@ -57,6 +58,7 @@ async def answer(service: Service, request: Request) -> web.StreamResponse:
         found = await read_object(request, settings)
         check_model(found, engine)
         values = request_body(engine.vocab_size)("", found)
+        is_unlogged.set(values.get("no_logs", False))
         question, form = await _question(engine, values, settings)
         if values.get("stream", False):
             return await send(service, request, ask_all(engine, [question]), ChatEvents(form, question))

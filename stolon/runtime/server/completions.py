@@ -24,6 +24,7 @@ from .sampling import UNSUPPORTED, StreamOptions, most_answers, openai_params, o
 from .service import Engine, Service, Tokenizer
 from .settings import ServerConfig
 from .stream import send
+from .watching import is_unlogged
 
 _DEFAULT_TOKENS = 16  # OpenAI's
 
@@ -70,6 +71,7 @@ async def answer(service: Service, request: Request) -> web.StreamResponse:
         found = await read_object(request, settings)
         check_model(found, engine)
         values = request_body(engine.vocab_size)("", found)
+        is_unlogged.set(values.get("no_logs", False))
         prompts: list[str | list[int]] = values["prompt"]
         drawn = _check(values, len(prompts))
         questions = await _questions(engine, values, prompts, drawn, settings)

@@ -17,6 +17,7 @@ from .constraints import Asked, asked_constraint
 from .conversation import Messages, messages
 from .errors import invalid
 from .fields import Check, Field, Values, boolean, list_of, number, object_of, string, token_ids, wrong_type
+from .fields_foreign import LOGGED, only
 from .native import Form, NativeEvents, replies
 from .prompts import cut, encode_chat, encode_text, fit, token_list
 from .request import Request
@@ -24,6 +25,7 @@ from .sampling import UNSUPPORTED, most_answers, native_params, native_sampling
 from .service import Engine, Service
 from .settings import ServerConfig
 from .stream import send
+from .watching import is_unlogged
 
 _DEFAULT_TOKENS = 128  # SGLang's
 
@@ -55,6 +57,9 @@ def request_body(vocab_size: int) -> Field[dict[str, Any]]:
         "cache_salt": string(LENGTHS["cache_salt"]),
         "priority": number(NUMBERS["priority"]),
         "rid": string(LENGTHS["request_id"]),
+        "return_prompt_token_ids": boolean,
+        "background": only(False, "an answer is made while its client waits"),
+        **LOGGED,
     }
     return object_of(table, unsupported=UNSUPPORTED)
 
@@ -65,6 +70,7 @@ async def answer(service: Service, request: Request) -> web.StreamResponse:
         began_s = time.monotonic()
         found = await read_object(request, settings)
         values = request_body(engine.vocab_size)("", found)
+        is_unlogged.set(values.get("no_logs", False))
         name, given = _given(values)
         questions = await _questions(engine, values, name, given, settings)
         form = Form(
@@ -72,6 +78,7 @@ async def answer(service: Service, request: Request) -> web.StreamResponse:
             questions=questions,
             is_list=isinstance(given, _Batch) or questions[0].params.n > 1,
             with_texts=values.get("return_text_in_logprobs", False),
+            with_prompts=values.get("return_prompt_token_ids", False),
             began_s=began_s,
             tokenizer=engine.tokenizer,
         )

@@ -23,13 +23,14 @@ class Form:
     """How the answers to one request are written.
 
     is_list: the answer is a list, and events say to which entry they belong
-    with_texts: log-probabilities carry the texts of their tokens
+    with_texts: log-probabilities carry the texts of their tokens; with_prompts: answers carry the prompt's ids
     """
 
     id: str
     questions: Sequence[Question]
     is_list: bool
     with_texts: bool
+    with_prompts: bool
     began_s: float
     tokenizer: Tokenizer
 
@@ -61,7 +62,8 @@ def _answer(form: Form, question: Question, answer: Answer, made: int, id: str) 
     }
     if question.params.logprobs is not None:
         meta.update(_logprobs(form, question, answer))
-    return {"text": answer.text, "output_ids": answer.tokens, "meta_info": meta}
+    ids: JsonObject = {"prompt_token_ids": question.prompt} if form.with_prompts else {}
+    return {"text": answer.text, "output_ids": answer.tokens, **ids, "meta_info": meta}
 
 
 def _meta(answer: JsonObject) -> JsonObject:

@@ -24,8 +24,8 @@ from .fields import (
     strings,
     token_ids,
     top_k,
-    wrong_type,
 )
+from .fields_foreign import FOREIGN_FIELDS, SPACES
 
 _NO_TEMPLATE = "chat templates come from the checkpoint or from --chat-template, never from a request"
 
@@ -42,10 +42,17 @@ UNSUPPORTED: dict[str, str] = {
         ["prompt_embeds", "input_embeds", "custom_logit_processor", "custom_params"], "a request cannot carry code"
     ),
     **dict.fromkeys(["lora_path", "session_params", "session_id", "extra_key"], "there is no such thing here"),
-    **dict.fromkeys(["image_data", "audio_data", "video_data", "modalities", "audio"], "only text is understood"),
+    **dict.fromkeys(
+        "image_data audio_data video_data modalities audio mm_processor_kwargs".split(), "only text is understood"
+    ),
     **dict.fromkeys(["beam_width", "use_beam_search", "length_penalty"], "there is no beam search"),
     **dict.fromkeys(["suffix", "prediction", "web_search_options", "reasoning_effort", "verbosity"], "not available"),
     "return_hidden_states": "hidden states are not sent",
+    "bad_words": "words cannot be forbidden; a logit_bias of -100 leaves out single tokens, by id",
+    "repetition_detection": "not available; repetition_penalty and frequency_penalty make loops less likely",
+    "thinking_token_budget": "a thought has no limit of its own; reasoning_effort shortens it where the model can",
+    "logprob_token_ids": "/generate has it, as token_ids_logprob",
+    "vllm_xargs": "there are no extensions",
 }
 
 IGNORED = tuple("user metadata store service_tier safety_identifier prompt_cache_key prompt_cache_retention".split())
@@ -94,6 +101,7 @@ def openai_table(vocab_size: int) -> dict[str, Check]:
         "stream_options": Field(_STREAM_OPTIONS.schema, _stream_options),
         "cache_salt": string(LENGTHS["cache_salt"]),
         **CONSTRAINTS,
+        **FOREIGN_FIELDS,
         **dict.fromkeys(IGNORED, ignored),
     }
 
@@ -142,7 +150,7 @@ def native_sampling(vocab_size: int) -> Field[dict[str, Any]]:
         "ignore_eos": boolean,
         "skip_special_tokens": boolean,
         "no_stop_trim": boolean,
-        "spaces_between_special_tokens": Field({"const": True}, _only_true),
+        "spaces_between_special_tokens": SPACES,
     }
     return object_of(table, unsupported=UNSUPPORTED)
 
@@ -179,12 +187,6 @@ def drawing(values: Values, defaults: Mapping[str, float]) -> dict[str, Any]:
     """Fields of SamplingParams that all routes call by its names: those of the request, then those of `defaults`, which
     are the server's own (`Engine.sampling_defaults`)."""
     return {**defaults, **{name: values[name] for name in _SHARED if name in values}}
-
-
-def _only_true(path: str, value: object) -> object:
-    if value is not True:
-        raise wrong_type(path, "true", value)
-    return value
 
 
 def most_answers(answers: int, param: str) -> None:

@@ -24,6 +24,8 @@ SHORT = 2048  # characters of a text at level 2
 
 # of the HTTP request that is being answered
 request_id: ContextVar[str] = ContextVar("request_id", default="")
+# it asked not to be in the log of requests
+is_unlogged: ContextVar[bool] = ContextVar("is_unlogged", default=False)
 _DEFAULTS = SamplingParams()
 
 
@@ -123,7 +125,7 @@ class _Watched:
         finally:
             if self._meters is not None and outcome == "done":
                 self._meters.ended(time.monotonic() - seen.began_s, seen.usage)
-            if self._level is not None:
+            if self._level is not None and not is_unlogged.get():
                 REQUESTS.info("%s", _line(self._entry(seen, outcome, prompt_ids, params)))
 
     def _entry(self, seen: _Seen, outcome: str, prompt_ids: Sequence[int], params: SamplingParams) -> dict[str, Any]:
