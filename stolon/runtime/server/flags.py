@@ -36,9 +36,13 @@ _GROUPS: tuple[tuple[str, type, str], ...] = (
         EngineConfig,
         "random_seed grammar_backend constrained_json_whitespace_pattern jump_forward chat_template",
     ),
-    ("log of steps", EngineConfig, "decode_log_interval"),
     ("embeddings", EngineConfig, "is_embedding pooling"),
     ("scheduling", SchedulerConfig, ""),
+    (
+        "speculation",
+        SchedulerConfig,
+        "speculative_algorithm speculative_num_draft_tokens speculative_rows",
+    ),
     (
         "address and keys",
         ServerConfig,
@@ -47,6 +51,7 @@ _GROUPS: tuple[tuple[str, type, str], ...] = (
     ("chat", ServerConfig, "tool_call_parser reasoning_parser allow_chat_template_kwargs default_chat_template_kwargs"),
     ("what requests leave open", ServerConfig, "sampling_defaults allow_auto_truncate"),
     ("log and metrics", ServerConfig, "log_level log_requests log_requests_level metrics"),
+    ("log and metrics", EngineConfig, "decode_log_interval"),
     ("time and size limits", ServerConfig, ""),
 )
 
@@ -67,11 +72,11 @@ def parse(
     )
     parser.add_argument("model", nargs="?", metavar="MODEL", help="the same as --model-path")
     parser.add_argument("--config", metavar="FILE", help="YAML file of flags; the command line wins over it")
+    groups = {title: parser.add_argument_group(title) for title, _, _ in _GROUPS}
     for title, config, _ in _GROUPS:
-        group = parser.add_argument_group(title)
         for field, kind in _fields(config):
             if _group_of(config, field.name) == title:
-                _add(group.add_argument, field, kind)
+                _add(groups[title].add_argument, field, kind)
     _add_foreign(parser)
     for name in OBJECTS:  # for a file, which may name what is known alone; they are gone before anything is read
         parser.add_argument(name, help=argparse.SUPPRESS)
@@ -274,6 +279,15 @@ def _whole(text: str) -> int:
 class _Help(argparse.HelpFormatter):
     def __init__(self, prog: str) -> None:
         super().__init__(prog, max_help_position=34, width=110)
+
+    def _format_action_invocation(self, action: argparse.Action) -> str:
+        """All spellings but those of an object's settings, and the value once."""
+        if not action.option_strings:
+            return super()._format_action_invocation(action)
+        names = ", ".join(name for name in action.option_strings if "." not in name)
+        if action.nargs == 0:
+            return names
+        return f"{names} {self._format_args(action, self._get_default_metavar_for_optional(action))}"
 
 
 class _Parser(argparse.ArgumentParser):

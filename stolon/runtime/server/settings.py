@@ -79,7 +79,7 @@ class ServerConfig:
     write_timeout_s: float = field(default=30.0, metadata=flag("how long a client may read nothing of its answer"))
     keepalive_s: float = field(default=75.0, metadata=flag("how long an idle connection is kept"))
     heartbeat_s: float = field(
-        default=120.0,
+        default=300.0,
         metadata=flag("age of the engine's last sign of life at which /health fails", "--watchdog-timeout"),
     )
     body_limit_bytes: int = field(default=limits.BODY_BYTES, metadata=flag("largest request body"))
