@@ -65,6 +65,7 @@ class Turns:
         *,
         tools: Sequence[Mapping[str, Any]] | None = None,
         continue_final: bool = False,
+        start_answer: bool = True,
         variables: Mapping[str, Any] | None = None,
     ) -> list[int]:
         ids = [BOS]
@@ -77,7 +78,7 @@ class Turns:
                 raise ChatTemplateError("the template says: not here")
             more = {key: value for key, value in message.items() if key not in ("role", "content")}
             ids += [TURN, *(text + (json.dumps(more) if more else "")).encode()]
-        return ids if continue_final else [*ids, TURN, *f"assistant: {self._opening}".encode()]
+        return ids if continue_final or not start_answer else [*ids, TURN, *f"assistant: {self._opening}".encode()]
 
 
 @dataclass

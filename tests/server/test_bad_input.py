@@ -29,6 +29,7 @@ WANTED: dict[str, tuple[Any, ...]] = {
     "kv_transfer_params": ({"do_remote_decode": True}, []),
     "ec_transfer_params": ({"a": 1},),
     "return_hidden_states": (True,),
+    "return_routed_experts": (True,),
     "return_cached_tokens_details": (True,),
     "log_metrics": (False, "yes"),
 }
@@ -92,7 +93,8 @@ def _of_the_conversation() -> Iterator[Row]:
     bad = {"messages": [{"role": "user", "content": "forbidden"}]}
     yield "B27 template refuses", CHAT, bad, 400, "chat_template_error", "messages"
     yield "nothing to continue", CHAT, {"continue_final_message": True}, 400, VALUE, "continue_final_message"
-    yield "neither", CHAT, {"add_generation_prompt": False}, 400, VALUE, "add_generation_prompt"
+    both = {"add_generation_prompt": True, "continue_final_message": True}
+    yield "both", CHAT, both, 400, VALUE, "add_generation_prompt"
 
 
 def _of_the_prompt() -> Iterator[Row]:
@@ -311,6 +313,26 @@ def _of_the_native_routes() -> Iterator[Row]:
     yield "top alone", NATIVE, {"top_logprobs_num": 2}, 400, VALUE, "top_logprobs_num"
     late = {"return_logprob": True, "logprob_start_len": 100}
     yield "start behind the end", NATIVE, late, 400, VALUE, "logprob_start_len"
+    two = {"text": ["a", "b"], "return_logprob": True}
+    for name, one in (
+        ("sampling_params", {}),
+        ("rid", "x"),
+        ("return_logprob", True),
+        ("logprob_start_len", 0),
+        ("top_logprobs_num", 1),
+        ("token_ids_logprob", [1]),
+    ):
+        yield f"three of two: {name}", NATIVE, {**two, name: [one] * 3}, 400, VALUE, name
+    yield "wrong in a list", NATIVE, {**two, "top_logprobs_num": [1, 21]}, 400, VALUE, "top_logprobs_num[1]"
+    yield "id in a list", NATIVE, {**two, "token_ids_logprob": [None, [VOCAB]]}, 400, ID, "token_ids_logprob[1][0]"
+    yield (
+        "top of none",
+        NATIVE,
+        {**two, "return_logprob": [False] * 2, "top_logprobs_num": 2},
+        400,
+        VALUE,
+        "top_logprobs_num",
+    )
     for how, code, param in (
         ({"max_tokens": 5}, UNKNOWN, "sampling_params.max_tokens"),
         ({"temperature": -1}, VALUE, "sampling_params.temperature"),

@@ -16,6 +16,7 @@ ASKS_NOTHING: dict[str, Any] = {
     "no_logs": False,
     "return_cached_tokens_details": False,
     "return_hidden_states": False,
+    "return_routed_experts": False,
 }
 OF_OPENAI_ROUTES: dict[str, Any] = {
     **ASKS_NOTHING,

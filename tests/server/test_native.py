@@ -66,6 +66,45 @@ async def test_a_batch_is_answered_with_a_list_in_its_order(server: Running) -> 
     assert len({entry["meta_info"]["id"] for entry in several}) == 3
 
 
+async def test_each_prompt_of_a_batch_has_its_own_log_probabilities_and_id(server: Running) -> None:
+    asked: dict[str, Any] = {
+        "text": ["ab", "cd", "ef"],
+        "sampling_params": {"max_new_tokens": 1},
+        "rid": ["x", "y", "z"],
+        "return_logprob": [True, False, True],
+        "logprob_start_len": [-1, 0, 2],
+        "top_logprobs_num": [2, 5, 0],
+        "token_ids_logprob": [None, [1], [7, 8]],
+    }
+    found = [entry["meta_info"] for entry in await post(server, "/generate", **asked)]
+    assert [meta["id"] for meta in found] == ["x", "y", "z"]
+    first, second, third = found
+    assert (len(first["output_top_logprobs"][0]), first["input_token_logprobs"]) == (2, [])
+    assert not any("logprobs" in name for name in second)
+    assert [token for _, token, _ in third["output_token_ids_logprobs"][0]] == [7, 8]
+    assert [token for _, token, _ in third["input_token_logprobs"]] == [102]
+    for alone, text, place in ((first, "ab", 0), (third, "ef", 2)):
+        fields = {name: asked[name][place] for name in asked if name not in ("text", "sampling_params")}
+        one = await post(server, "/generate", text=text, sampling_params=asked["sampling_params"], **fields)
+        assert {**one["meta_info"], "e2e_latency": 0} == {**alone, "e2e_latency": 0}
+    last = {event["index"]: event["meta_info"]["id"] for event in await events(server, **asked)}
+    assert last == {0: "x", 1: "y", 2: "z"}
+
+
+async def test_several_answers_to_a_prompt_have_ids_of_their_own(server: Running) -> None:
+    sampling = [{"n": 2}, {"n": 1}]
+    several = await post(server, "/generate", text=["ab", "cd"], sampling_params=sampling, rid=["x", "y"])
+    assert [entry["meta_info"]["id"] for entry in several] == ["x-0", "x-1", "y"]
+    assert (await post(server, "/generate", text=["ab"], rid="x"))[0]["meta_info"]["id"] == "x-0"
+    assert (await post(server, "/generate", text="ab", rid="x"))["meta_info"]["id"] == "x"
+
+
+async def test_what_a_client_says_it_does_not_want_changes_nothing(server: Running) -> None:
+    more = {"return_logprob": False, "logprob_start_len": -1, "top_logprobs_num": 0}
+    found = await post(server, "/generate", text="ab", **more)
+    assert not any("logprobs" in name for name in found["meta_info"])
+
+
 async def test_sampling_has_the_names_of_sglang(server: Running) -> None:
     sampling = {
         "max_new_tokens": 7,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import json
 import math
 from typing import Any
 
@@ -94,6 +96,11 @@ async def test_pairs_are_scored_as_vllm_does_it(start: StartServer) -> None:
         (RERANK, {"query": "a", "documents": ["b"], "top_n": 0}, "invalid_value", "top_n"),
         (RERANK, {"query": "a", "documents": ["b"], "model": "other"}, "model_not_found", "model"),
         (TOKENIZE, {}, "invalid_value", "prompt"),
+        (TOKENIZE, {"prompt": []}, "invalid_value", "prompt"),
+        (TOKENIZE, {"prompt": ["a", 1]}, "invalid_type", "prompt[1]"),
+        (TOKENIZE, {"prompt": ["a" * (1 << 19)] * 3}, "invalid_value", "prompt"),
+        (DETOKENIZE, {"tokens": [[1], [259]]}, "token_id_out_of_range", "tokens[1][0]"),
+        (DETOKENIZE, {"tokens": [[1] * (1 << 16)] * 3}, "invalid_value", "tokens"),
         (TOKENIZE, {"prompt": "a", "messages": []}, "invalid_value", "messages"),
         (DETOKENIZE, {}, "missing_parameter", "tokens"),
         (DETOKENIZE, {"tokens": [1, 259]}, "token_id_out_of_range", "tokens[1]"),
@@ -102,7 +109,8 @@ async def test_pairs_are_scored_as_vllm_does_it(start: StartServer) -> None:
 async def test_a_bad_field_is_refused_by_name(
     server: Running, route: str, body: dict[str, Any], code: str, param: str
 ) -> None:
-    async with server.http.post(route, json=body) as reply:
+    data = io.BytesIO(json.dumps(body).encode())
+    async with server.http.post(route, data=data, headers={"Content-Type": "application/json"}) as reply:
         await refused(reply, 404 if code == "model_not_found" else 400, code, param)
 
 
@@ -137,12 +145,29 @@ async def test_text_becomes_tokens_and_text_again(server: Running) -> None:
     assert kept["text"] == "<s>h"
 
 
+async def test_several_texts_become_several_lists_as_in_sglang(server: Running) -> None:
+    texts = ["hé", "", "a"]
+    alone = [await asked(server, TOKENIZE, prompt=text, return_token_strs=True) for text in texts]
+    several = await asked(server, TOKENIZE, prompt=texts, return_token_strs=True)
+    assert several.pop("max_model_len") == 4096
+    assert several == {name: [one[name] for one in alone] for name in ("tokens", "count", "token_strs")}
+    assert await asked(server, DETOKENIZE, tokens=several["tokens"]) == {"text": texts, "prompt": texts}
+    assert (await asked(server, TOKENIZE, prompt=["a"]))["count"] == [2]
+    assert (await asked(server, DETOKENIZE, tokens=[[97]]))["text"] == ["a"]
+    assert (await asked(server, DETOKENIZE, tokens=[]))["text"] == ""
+
+
 async def test_a_conversation_becomes_what_the_template_makes_of_it(server: Running) -> None:
     said = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
     opened = await asked(server, "/v1/tokenize", messages=said)
     assert server.engine.tokenizer.decode(opened["tokens"]) == "user: aassistant: bassistant: "
     continued = await asked(server, TOKENIZE, messages=said, continue_final_message=True)
     assert server.engine.tokenizer.decode(continued["tokens"]) == "user: aassistant: b"
+    closed = await asked(server, TOKENIZE, messages=said, add_generation_prompt=False)
+    assert closed["tokens"] == continued["tokens"]  # this template closes no message
+    reply = await asked(server, CHAT, model="fake", messages=said, add_generation_prompt=False)
+    assert server.engine.asked[-1].prompt == closed["tokens"]
+    assert reply["usage"]["prompt_tokens"] == closed["count"]
 
 
 async def test_tools_count_as_they_do_in_a_chat(server: Running) -> None:

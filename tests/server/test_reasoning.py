@@ -179,6 +179,14 @@ async def test_what_a_request_says_of_the_template_itself_wins(start: StartServe
     assert '"thinking": true' in server.engine.tokenizer.decode(server.engine.asked[-1].prompt)
 
 
+async def test_no_thought_is_begun_where_no_answer_is(start: StartServer) -> None:
+    server = await server_of(start, HYBRID, "yes")
+    await whole(server, regex="yes|no", add_generation_prompt=False)
+    asked = server.engine.asked[-1]
+    assert server.engine.tokenizer.decode(asked.prompt) == "user: hello"
+    assert asked.constraint == Constraint("regex", "yes|no")
+
+
 async def test_no_thought_is_begun_for_a_model_that_is_told_not_to_think(start: StartServer) -> None:
     server = await server_of(start, HYBRID, "yes")
     for effort, begun in (("high", True), ("none", False)):

@@ -121,6 +121,21 @@ def test_a_model_without_thoughts_answers_as_ever_however_hard_it_is_to_think(cl
     assert len({reply.usage.prompt_tokens for reply in replies if reply.usage}) == 1
 
 
+def test_a_conversation_can_be_read_without_the_start_of_an_answer(process: Process, client: OpenAI) -> None:
+    def tokens(**more: object) -> list[int]:
+        body = {"messages": QUESTION, **more}
+        return client.post(f"{process.url}/tokenize", body=body, cast_to=object)["tokens"]  # pyright: ignore[reportIndexIssue]
+
+    opened, closed = tokens(), tokens(add_generation_prompt=False)
+    assert opened[: len(closed)] == closed
+    assert len(opened) > len(closed)
+    reply = client.chat.completions.create(
+        model="tiny", messages=QUESTION, max_tokens=1, extra_body={"add_generation_prompt": False}
+    )
+    assert reply.usage is not None
+    assert reply.usage.prompt_tokens == len(closed)
+
+
 def test_a_named_tool_is_called_and_streamed_in_fragments(client: OpenAI) -> None:
     stream = client.chat.completions.create(
         model="tiny",

@@ -24,7 +24,7 @@ from .sampling import UNSUPPORTED, StreamOptions, openai_params, openai_table
 from .service import Engine, Service
 from .settings import ServerConfig
 from .stream import send
-from .talk import Talk, continues, prepare
+from .talk import Talk, asked_ending, prepare
 from .template_variables import EFFORT, effort, template_variables
 from .tools import TOOL_CHOICE, TOOLS, offer
 from .watching import is_unlogged
@@ -105,7 +105,7 @@ def _talk(values: Values, settings: ServerConfig) -> Talk:
         messages=values["messages"],
         offer=offer(values.get("tools", []), values.get("tool_choice"), parallel=parallel),
         asked=asked_constraint(values),
-        continue_final=continues(values),
+        ending=asked_ending(values),
         separate_reasoning=values.get("separate_reasoning", True),
         variables={**effort(values.get("reasoning_effort")), **values.get("chat_template_kwargs", {})},
         cuts=True,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 from ..limits import LENGTHS
 from . import wire
@@ -13,6 +13,9 @@ from .sampling import UNSUPPORTED
 
 Message = dict[str, Any]
 Messages = list[Message]
+
+# what a conversation ends with: the start of an answer, its last message left open, or that message as it is
+Ending = Literal["opened", "continued", "closed"]
 
 
 _REFUSAL = object_of({"type": one_of("refusal"), "refusal": string()}, required=("type", "refusal"))

@@ -134,7 +134,6 @@ def _boolean(path: str, value: object) -> bool:
 
 
 boolean = Field({"type": "boolean"}, _boolean)
-
 # a field of OpenAI's that changes nothing here
 ignored: Field[object] = Field({}, lambda _path, value: value)
 

@@ -33,6 +33,7 @@ LOGGED: dict[str, Check] = {
     "log_metrics": only(True, "every request is counted"),
     "return_cached_tokens_details": only(False, "all cached tokens are on the device; their number is always sent"),
     "return_hidden_states": only(False, "hidden states are not sent"),
+    "return_routed_experts": only(False, "there are no experts to route to"),
 }
 
 _ONE_MACHINE = "a prompt is read where its answer is made"

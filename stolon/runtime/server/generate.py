@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
@@ -14,7 +15,7 @@ from . import wire
 from .answers import Question, ask_all, collect
 from .body import read_object
 from .constraints import Asked, asked_constraint
-from .conversation import Messages, messages
+from .conversation import Ending, Messages, messages
 from .errors import invalid
 from .fields import Check, Field, Values, boolean, list_of, number, object_of, string, token_ids, wrong_type
 from .fields_foreign import LOGGED, only
@@ -34,9 +35,13 @@ Input = str | list[int] | Messages
 
 @dataclass(frozen=True, slots=True)
 class _Batch:
-    """Several inputs. A batch of one is still a batch: its answer is a list."""
+    """Several inputs, or one entry beside each of them. A batch of one is still a batch: its answer is a list."""
 
-    inputs: list[Any]
+    entries: list[Any]
+
+
+# fields that may differ from prompt to prompt
+_OF_EACH = "sampling_params rid return_logprob logprob_start_len top_logprobs_num token_ids_logprob".split()
 
 
 @functools.lru_cache(maxsize=4)
@@ -49,14 +54,14 @@ def request_body(vocab_size: int) -> Field[dict[str, Any]]:
         "sampling_params": _one_or_list(native_sampling(vocab_size)),
         "stream": boolean,
         "incremental": boolean,
-        "return_logprob": boolean,
+        "return_logprob": _one_or_list(boolean),
         "return_text_in_logprobs": boolean,
-        "logprob_start_len": number(NATIVE_NUMBERS["logprob_start_len"]),
-        "top_logprobs_num": number(NATIVE_NUMBERS["top_logprobs_num"]),
-        "token_ids_logprob": token_ids(vocab_size, LENGTHS["token_ids_logprob"]),
+        "logprob_start_len": _one_or_list(number(NATIVE_NUMBERS["logprob_start_len"])),
+        "top_logprobs_num": _one_or_list(number(NATIVE_NUMBERS["top_logprobs_num"])),
+        "token_ids_logprob": _ids_of_each(token_ids(vocab_size, LENGTHS["token_ids_logprob"])),
         "cache_salt": string(LENGTHS["cache_salt"]),
         "priority": number(NUMBERS["priority"]),
-        "rid": string(LENGTHS["request_id"]),
+        "rid": _one_or_list(string(LENGTHS["request_id"])),
         "return_prompt_token_ids": boolean,
         "background": only(False, "an answer is made while its client waits"),
         **LOGGED,
@@ -72,11 +77,19 @@ async def answer(service: Service, request: Request) -> web.StreamResponse:
         values = request_body(engine.vocab_size)("", found)
         is_unlogged.set(values.get("no_logs", False))
         name, given = _given(values)
-        questions = await _questions(engine, values, name, given, settings)
+        inputs = given.entries if isinstance(given, _Batch) else [given]
+        rows = _rows(values, len(inputs))
+        most_answers(sum(_sampling(row).get("n", 1) for row in rows), "sampling_params.n")
+        paths = [f"{name}[{place}]" for place in range(len(inputs))] if isinstance(given, _Batch) else [name]
+        questions = [
+            await _question(engine, row, each, path, settings)
+            for row, each, path in zip(rows, inputs, paths, strict=True)
+        ]
+        is_list = isinstance(given, _Batch) or questions[0].params.n > 1
         form = Form(
-            id=values.get("rid") or wire.new_id("gen"),
+            ids=_ids(values.get("rid"), [question.params.n for question in questions], is_list=is_list),
             questions=questions,
-            is_list=isinstance(given, _Batch) or questions[0].params.n > 1,
+            is_list=is_list,
             with_texts=values.get("return_text_in_logprobs", False),
             with_prompts=values.get("return_prompt_token_ids", False),
             began_s=began_s,
@@ -100,33 +113,54 @@ def _given(values: Values) -> tuple[str, Input | _Batch]:
     return names[0], values[names[0]]
 
 
-async def _questions(
-    engine: Engine, values: Values, name: str, given: Input | _Batch, settings: ServerConfig
-) -> list[Question]:
-    inputs = given.inputs if isinstance(given, _Batch) else [given]
-    sampling = _for_each(values.get("sampling_params", {}), len(inputs))
-    most_answers(sum(each.get("n", 1) for each in sampling), "sampling_params.n")
-    cuts = settings.allow_auto_truncate
-    questions: list[Question] = []
-    for place, (each, how) in enumerate(zip(inputs, sampling, strict=True)):
-        path = f"{name}[{place}]" if isinstance(given, _Batch) else name
-        continues = values.get("continue_final_message", False)
-        prompt = cut(engine, await _encode(engine, each, path, continues, cuts=cuts), settings)
-        wanted = how.get("max_new_tokens")
-        max_tokens = fit(engine, prompt, wanted, _DEFAULT_TOKENS, "sampling_params.max_new_tokens", lowers=cuts)
-        questions.append(
-            Question(
-                prompt=prompt,
-                params=native_params(
-                    how, engine.sampling_defaults, max_tokens=max_tokens, **_logprobs(values, len(prompt))
-                ),
-                salt=values.get("cache_salt", ""),
-                priority=values.get("priority", 0),
-                timeout_s=settings.request_timeout_s,
-                asked=_asked(how),
-            )
-        )
-    return questions
+def _rows(values: Values, count: int) -> list[Values]:
+    """The fields of each of `count` prompts. Raises HttpError for a list of another length."""
+    rows = [dict(values) for _ in range(count)]
+    for name in _OF_EACH:
+        found = values.get(name)
+        if not isinstance(found, _Batch):
+            continue
+        if len(found.entries) != count:
+            raise invalid(f"{name} has {len(found.entries)} entries for {count} prompts", name)
+        for row, entry in zip(rows, found.entries, strict=True):
+            row[name] = entry
+    if not any(row.get("return_logprob", False) for row in rows):
+        for name in ("top_logprobs_num", "token_ids_logprob", "logprob_start_len"):
+            # what SGLang's clients send where they want nothing is no request for log-probabilities
+            if any(row.get(name) not in (None, 0, -1, ()) for row in rows):
+                raise invalid(f"{name} needs return_logprob: true", name)
+    return list(rows)
+
+
+def _ids(rid: str | _Batch | None, counts: Sequence[int], *, is_list: bool) -> list[str]:
+    """Of all answers. counts: how many there are to each prompt"""
+    if not isinstance(rid, _Batch):
+        base = rid or wire.new_id("gen")
+        return [f"{base}-{place}" for place in range(sum(counts))] if is_list else [base]
+    ids: list[str] = []
+    for each, count in zip(rid.entries, counts, strict=True):
+        ids += [each] if count == 1 else [f"{each}-{index}" for index in range(count)]
+    return ids
+
+
+def _sampling(values: Values) -> Values:
+    return values.get("sampling_params", {})
+
+
+async def _question(engine: Engine, values: Values, given: Input, path: str, settings: ServerConfig) -> Question:
+    how, cuts = _sampling(values), settings.allow_auto_truncate
+    ending = "continued" if values.get("continue_final_message", False) else "opened"
+    prompt = cut(engine, await _encode(engine, given, path, ending, cuts=cuts), settings)
+    wanted = how.get("max_new_tokens")
+    max_tokens = fit(engine, prompt, wanted, _DEFAULT_TOKENS, "sampling_params.max_new_tokens", lowers=cuts)
+    return Question(
+        prompt=prompt,
+        params=native_params(how, engine.sampling_defaults, max_tokens=max_tokens, **_logprobs(values, len(prompt))),
+        salt=values.get("cache_salt", ""),
+        priority=values.get("priority", 0),
+        timeout_s=settings.request_timeout_s,
+        asked=_asked(how),
+    )
 
 
 def _asked(how: Values) -> Asked | None:
@@ -139,20 +173,17 @@ def _asked(how: Values) -> Asked | None:
     return replace(asked, constraint=replace(asked.constraint, after=after)) if asked and after else asked
 
 
-async def _encode(engine: Engine, given: Input, path: str, continue_final: bool, *, cuts: bool) -> list[int]:
+async def _encode(engine: Engine, given: Input, path: str, ending: Ending, *, cuts: bool) -> list[int]:
     if isinstance(given, str):
         return await encode_text(engine, given, path, cuts=cuts)
     if given and isinstance(given[0], dict):
-        return await encode_chat(engine, cast(Messages, given), continue_final=continue_final, cuts=cuts)
+        return await encode_chat(engine, cast(Messages, given), ending=ending, cuts=cuts)
     return cast("list[int]", given)
 
 
 def _logprobs(values: Values, prompt_length: int) -> dict[str, Any]:
     """What log-probabilities are asked for, as fields of SamplingParams."""
     if not values.get("return_logprob", False):
-        for name in ("top_logprobs_num", "token_ids_logprob", "logprob_start_len"):
-            if values.get(name):
-                raise invalid(f"{name} needs return_logprob: true", name)
         return {}
     top = values.get("top_logprobs_num", 0)
     start = values.get("logprob_start_len", -1)
@@ -164,23 +195,31 @@ def _logprobs(values: Values, prompt_length: int) -> dict[str, Any]:
     return asked if start in (-1, prompt_length) else {**asked, "prompt_logprobs": top, "logprob_start": start}
 
 
-def _for_each(sampling: dict[str, Any] | list[dict[str, Any]], count: int) -> list[dict[str, Any]]:
-    if isinstance(sampling, dict):
-        return [sampling] * count
-    if len(sampling) != count:
-        message = f"sampling_params has {len(sampling)} entries for {count} prompts"
-        raise invalid(message, "sampling_params")
-    return sampling
-
-
 def _one_or_list(each: Field[Any]) -> Field[Any]:
-    """One, or a list of such, which becomes a batch."""
+    """One for all prompts, or a list of such, one for each."""
     several = list_of(each, LENGTHS["prompts"])
 
     def check(path: str, value: object) -> object:
-        return several(path, cast(object, value)) if isinstance(value, list) else each(path, value)
+        return _Batch(several(path, cast(object, value))) if isinstance(value, list) else each(path, value)
 
     return Field({"anyOf": [each.schema, several.schema]}, check)
+
+
+def _ids_of_each(one: Field[tuple[int, ...]]) -> Field[Any]:
+    """Token ids for all prompts, or a list of such, one for each, where null stands for none."""
+
+    def entry(path: str, value: object) -> tuple[int, ...]:
+        return () if value is None else one(path, value)
+
+    several = list_of(Field({"anyOf": [one.schema, {"type": "null"}]}, entry), LENGTHS["prompts"])
+
+    def check(path: str, value: object) -> object:
+        first = cast("list[object]", value)[0] if isinstance(value, list) and value else 0
+        if first is None or isinstance(first, list):
+            return _Batch(several(path, cast(object, value)))
+        return one(path, cast(object, value))
+
+    return Field({"anyOf": [one.schema, several.schema]}, check)
 
 
 def _texts() -> Field[str | _Batch]:

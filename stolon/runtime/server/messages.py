@@ -126,7 +126,7 @@ async def _prepared(engine: Engine, values: Values, settings: ServerConfig, *, c
         messages=messages,
         offer=offer(values.get("tools", []), choice, parallel=parallel),
         # an answer may be begun for the model
-        continue_final=last["role"] == "assistant" and "tool_calls" not in last,
+        ending="continued" if last["role"] == "assistant" and "tool_calls" not in last else "opened",
         variables=thinking(values["thinking"]["type"] != "disabled") if "thinking" in values else {},
         cuts=cuts,
     )

@@ -22,11 +22,12 @@ Pair = tuple[int, float]
 class Form:
     """How the answers to one request are written.
 
+    ids: of each answer, in order
     is_list: the answer is a list, and events say to which entry they belong
     with_texts: log-probabilities carry the texts of their tokens; with_prompts: answers carry the prompt's ids
     """
 
-    id: str
+    ids: Sequence[str]
     questions: Sequence[Question]
     is_list: bool
     with_texts: bool
@@ -42,14 +43,10 @@ def replies(form: Form, found: Sequence[Reply]) -> list[JsonObject]:
         for answer in reply.answers:
             # the prompt is the same for all answers, and only the first brings its log-probabilities
             answer.prompt_logprobs = reply.answers[0].prompt_logprobs
-            whole = _answer(form, question, answer, len(answer.tokens), f"{form.id}{_suffix(form, len(written))}")
+            whole = _answer(form, question, answer, len(answer.tokens), form.ids[len(written)])
             _meta(whole)["cached_tokens"] = reply.usage.cached_tokens
             written.append(whole)
     return written
-
-
-def _suffix(form: Form, place: int) -> str:
-    return f"-{place}" if form.is_list else ""
 
 
 def _answer(form: Form, question: Question, answer: Answer, made: int, id: str) -> JsonObject:
@@ -134,8 +131,7 @@ class NativeEvents:
         answer = self._answers[index]
         answer.add(delta)
         self._made[index] += len(delta.tokens)
-        id = f"{self._form.id}{_suffix(self._form, index)}"
-        event = _answer(self._form, self._form.questions[place], answer, self._made[index], id)
+        event = _answer(self._form, self._form.questions[place], answer, self._made[index], self._form.ids[index])
         if self._form.is_list:
             event["index"] = index
         if delta.usage is not None:

@@ -83,11 +83,20 @@ class Operation:
     streams: bool = False
 
 
-_TOKENIZED = _closed("token_strs", tokens=_list(_COUNT), count=_COUNT, max_model_len=_COUNT, token_strs=_list(_TEXT))
+_TOKENIZED: JsonObject = {
+    "anyOf": [
+        _closed("token_strs", tokens=tokens, count=count, max_model_len=_COUNT, token_strs=texts)
+        for tokens, count, texts in (
+            (_list(_COUNT), _COUNT, _list(_TEXT)),
+            (_list(_list(_COUNT)), _list(_COUNT), _list(_list(_TEXT))),
+        )
+    ]
+}
+_DETOKENIZED: JsonObject = {"anyOf": [_closed(text=text, prompt=text) for text in (_TEXT, _list(_TEXT))]}
 _RERANKED = _closed(id=_TEXT, model=_TEXT, results=_list(_RANKED), usage=_USAGE)
 _RERANK = Operation(summary="Which of several documents fit a query best", answer=_RERANKED)
 _TOKENIZE = Operation(summary="Tokens of a text or a conversation", answer=_TOKENIZED)
-_DETOKENIZE = Operation(summary="The text of tokens", answer=_closed(text=_TEXT, prompt=_TEXT))
+_DETOKENIZE = Operation(summary="The text of tokens", answer=_DETOKENIZED)
 _MODEL_INFO = Operation(summary="Facts about the model", answer=_OBJECT)
 _SERVER_INFO = Operation(summary="Facts and counters of the server", answer=_OBJECT)
 _STATUS = _closed(status=_TEXT)

@@ -13,7 +13,7 @@ from .. import limits
 from ..limits import LENGTHS
 from . import wire
 from .body import JsonObject
-from .conversation import Messages, characters, shortened, texts
+from .conversation import Ending, Messages, characters, shortened, texts
 from .errors import HttpError, invalid
 from .fields import (
     Field,
@@ -53,7 +53,7 @@ async def encode_chat(
     engine: Engine,
     conversation: Messages,
     *,
-    continue_final: bool,
+    ending: Ending = "opened",
     tools: Sequence[JsonObject] | None = None,
     variables: Mapping[str, Any] | None = None,
     cuts: bool = False,
@@ -63,8 +63,9 @@ async def encode_chat(
     Raises ChatTemplateError if the template refuses the conversation, HttpError if it is far too long, and what
     `chat_of` raises.
     """
+    continue_final = ending == "continued"
     chat = chat_of(engine, conversation, continue_final=continue_final)
-    encode = functools.partial(chat.encode, tools=tools, variables=variables)
+    encode = functools.partial(chat.encode, tools=tools, variables=variables, start_answer=ending == "opened")
     size = characters(conversation)
     if size + (len(wire.encode(tools)) if tools else 0) <= limits.OFF_LOOP_CHARACTERS:
         return encode(conversation, continue_final=continue_final)

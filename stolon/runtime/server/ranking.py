@@ -204,7 +204,7 @@ async def _judged(engine: Engine, values: Values, timeout_s: float) -> tuple[lis
     for document in values["documents"]:
         asked = f"<Instruct>: {task}\n<Query>: {values['query']}\n<Document>: {document}"
         conversation = [system, {"role": "user", "content": asked}]
-        prompts.append(await encode_chat(engine, conversation, continue_final=False))
+        prompts.append(await encode_chat(engine, conversation))
     rows, counted = await _next_tokens(engine, prompts, (yes, no), "documents", timeout_s)
     return [_softmax(row)[0] for row in rows], counted
 

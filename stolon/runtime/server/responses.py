@@ -14,8 +14,9 @@ from ..limits import LENGTHS, NUMBERS
 from . import wire
 from .answers import Question, ask_all
 from .body import JsonObject, read_object
-from .errors import HttpError, invalid, kind_of
+from .errors import HttpError, kind_of
 from .fields import Check, Field, Values, boolean, list_of, number, object_of, one_of, string
+from .fields_foreign import only
 from .formats.choose import Reading
 from .hearing import Hearing, listen
 from .prompts import check_model, fit
@@ -68,12 +69,6 @@ _NEVER_MADE = (
 ).split()
 
 
-def _never_true(path: str, value: object) -> bool:
-    if boolean(path, value):
-        raise invalid(f"{path}: a response is made while its client waits", path, "unsupported_parameter")
-    return False
-
-
 @functools.lru_cache(maxsize=4)
 def request_body(vocab_size: int) -> Field[dict[str, Any]]:
     shared = openai_table(vocab_size)
@@ -88,7 +83,7 @@ def request_body(vocab_size: int) -> Field[dict[str, Any]]:
         "text": TEXT_FORMAT,
         "reasoning": _REASONING,
         "store": boolean,  # OpenAI's default is true; the answer says that nothing is
-        "background": Field({"const": False}, _never_true),
+        "background": only(False, "a response is made while its client waits"),
         "truncation": one_of("disabled"),
         "include": list_of(one_of(*_NEVER_MADE), LENGTHS["parts"]),
         "stream_options": object_of({"include_obfuscation": boolean}),

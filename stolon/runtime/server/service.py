@@ -51,6 +51,7 @@ class ChatTemplate(Protocol):
         *,
         tools: Sequence[Mapping[str, Any]] | None = None,
         continue_final: bool = False,
+        start_answer: bool = True,
         variables: Mapping[str, Any] | None = None,
     ) -> list[int]: ...
 

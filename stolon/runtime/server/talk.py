@@ -10,7 +10,7 @@ from typing import Any
 from ...lang.types import SamplingParams
 from .answers import Question
 from .constraints import Asked
-from .conversation import Messages
+from .conversation import Ending, Messages
 from .errors import invalid
 from .fields import Values
 from .formats import choose, thoughts
@@ -33,22 +33,21 @@ class Talk:
     messages: Messages
     offer: Offer | None = None
     asked: Asked | None = None
-    continue_final: bool = False
+    ending: Ending = "opened"
     separate_reasoning: bool = True
     variables: Mapping[str, Any] = field(default_factory=dict[str, Any])
     cuts: bool = False
 
 
-def continues(values: Values) -> bool:
-    """Whether the last message is to be continued. A conversation without a generation prompt is of use only then."""
+def asked_ending(values: Values) -> Ending:
     continued = values.get("continue_final_message", False)
     opens = values.get("add_generation_prompt", not continued)
-    if continued == opens:
+    if continued and opens:
         raise invalid(
             "either the last message is continued (continue_final_message) or a new one begins (add_generation_prompt)",
             "add_generation_prompt",
         )
-    return continued
+    return "continued" if continued else "opened" if opens else "closed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +73,7 @@ class Prepared:
 
 async def prepare(engine: Engine, settings: ServerConfig, talk: Talk) -> Prepared:
     """Raises HttpError for tools that this model cannot use, and whatever `encode_chat` raises."""
-    chat = chat_of(engine, talk.messages, continue_final=talk.continue_final)
+    chat = chat_of(engine, talk.messages, continue_final=talk.ending == "continued")
     format = choose.tool_format(settings.tool_call_parser, chat.source)
     offer = talk.offer
     if offer is not None:
@@ -86,21 +85,21 @@ async def prepare(engine: Engine, settings: ServerConfig, talk: Talk) -> Prepare
     prompt = await encode_chat(
         engine,
         talk.messages,
-        continue_final=talk.continue_final,
+        ending=talk.ending,
         tools=None if offer is None else offer.for_template(),
         variables=variables,
         cuts=talk.cuts and settings.allow_auto_truncate,
     )
     kept = cut(engine, prompt, settings) if talk.cuts else prompt
     # without its end a prompt begins no answer, and no thought
-    is_open = talk.continue_final or len(kept) < len(prompt)
+    begins = talk.ending == "opened" and len(kept) == len(prompt)
     asked = talk.asked if offer is None else offer.constraint(format, talk.asked)
     if offer is None:
         reading = Reading()
     else:
         is_bound = offer.must or talk.asked is not None
         reading = Reading(tools=forced(format) if is_bound else format, names=offer.names)
-    if not is_open and choose.thinks(settings.reasoning_parser, chat.source):
+    if begins and choose.thinks(settings.reasoning_parser, chat.source):
         is_hybrid = choose.is_hybrid(chat.source) and bool(variables.get("enable_thinking", True))
         kept, asked, inside = _thinking(engine, settings, kept, asked, is_hybrid=is_hybrid)
         if talk.separate_reasoning or (offer is not None and offer.must):
