@@ -140,3 +140,27 @@ def test_both_spellings_of_the_flag_are_one_setting() -> None:
     assert parse(["tiny"])[0].sampling_defaults == "model"
     assert parse(["tiny", "--sampling-defaults", "openai"])[0].sampling_defaults == "openai"
     assert parse(["tiny", "--generation-config", "vllm"])[0].sampling_defaults == "vllm"
+
+
+def test_the_operator_s_own_values_win(tmp_path: Path) -> None:
+    folder = folder_with(tmp_path, temperature=0.6, top_k=20)
+    own = '{"temperature": 0, "min_p": 0.1}'
+    assert read_sampling_defaults("model", folder, own) == {"temperature": 0, "top_k": 20, "min_p": 0.1}
+    assert read_sampling_defaults("openai", folder, own) == {"temperature": 0, "min_p": 0.1}
+    for flag in ("--preferred-sampling-params", "--override-generation-config"):
+        assert parse(["tiny", flag, own])[0].preferred_sampling_params == own
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("[]", r"must be a JSON object, got '\[\]'"),
+        ("{", "must be a JSON object, got '{'"),
+        ('{"max_new_tokens": 5}', "has 'max_new_tokens'; it may have temperature, top_p"),
+        ('{"temperature": "hot"}', "temperature must be a number, got 'hot'"),
+        ('{"top_p": 2}', "top_p must be greater than 0 and at most 1, got 2"),
+    ],
+)
+def test_wrong_values_of_the_operator_are_named(tmp_path: Path, text: str, says: str) -> None:
+    with pytest.raises(InvalidRequest, match=says):
+        read_sampling_defaults("model", tmp_path, text)

@@ -49,7 +49,7 @@ _GROUPS: tuple[tuple[str, type, str], ...] = (
         "host port api_key api_key_file admin_api_key insecure_no_auth ssl_certfile ssl_keyfile",
     ),
     ("chat", ServerConfig, "tool_call_parser reasoning_parser allow_chat_template_kwargs default_chat_template_kwargs"),
-    ("what requests leave open", ServerConfig, "sampling_defaults allow_auto_truncate"),
+    ("what requests leave open", ServerConfig, "sampling_defaults preferred_sampling_params allow_auto_truncate"),
     ("log and metrics", ServerConfig, "log_level log_requests log_requests_level metrics"),
     ("log and metrics", EngineConfig, "decode_log_interval"),
     ("time and size limits", ServerConfig, ""),

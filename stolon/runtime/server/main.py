@@ -176,7 +176,7 @@ def load(settings: ServerConfig, config: EngineConfig) -> tuple[Engine | None, E
         folder = model_directory(config)
         if config.is_embedding or embeds(folder):
             return None, EmbeddingEngine(config)
-        defaults = read_sampling_defaults(settings.sampling_defaults, folder)
+        defaults = read_sampling_defaults(settings.sampling_defaults, folder, settings.preferred_sampling_params)
         return Engine(config, sampling_defaults=defaults), None
     except InvalidRequest as error:
         raise CannotStart(str(error), 2) from error

@@ -58,6 +58,13 @@ class ServerConfig:
             "--generation-config",
         ),
     )
+    preferred_sampling_params: str | None = field(
+        default=None,
+        metadata=flag(
+            'some of these five as a JSON object, which win, such as {"temperature": 0.6}',
+            "--override-generation-config",
+        ),
+    )
     allow_auto_truncate: bool = field(
         default=False,
         metadata=flag("of a prompt that is too long take the beginning, and lower a max_tokens that does not fit"),
