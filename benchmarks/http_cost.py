@@ -102,6 +102,9 @@ class Engine:
             step, self._step = self._step, asyncio.get_running_loop().create_future()
             step.set_result(None)
 
+    def abort(self, rid: str | None) -> int:
+        return 0
+
     async def generate(
         self, prompt_ids: Sequence[int], params: SamplingParams, **more: object
     ) -> AsyncGenerator[Delta, None]:

@@ -18,7 +18,7 @@ RUNTIME_FLOORS: tuple[tuple[str, ...], ...] = (
     ("__main__", "cli", "launch", "server", "openapi"),
     (
         *("wire", "routes", "auth", "limits", "sse", "score", "engine", "embed", "loop", "core", "step_log"),
-        "sampling_defaults",
+        *("sampling_defaults", "endings"),
     ),
     ("tokenizer", "detokenize", "stops", "answer", "masks", "constrained", "preface", "forms", "chat", "grammar"),
     (

@@ -25,6 +25,7 @@ from .config import EngineConfig
 from .constrained import Form
 from .core import EngineCore, Output, Request
 from .directories import model_directory, served_names
+from .endings import Endings
 from .forms import Forms
 from .grammar.spelling import is_compact
 from .loop import EngineThread, Heartbeat
@@ -109,6 +110,7 @@ class Engine:
         # a thread that still computes while the interpreter winds up would abort the process
         self._at_exit = weakref.finalize(self, _end, self._thread, self._forms)
         self._ids = itertools.count()
+        self._endings = Endings()
         seed = config.random_seed
         self._seeds = random.SystemRandom() if seed is None else random.Random(seed)
         self._process = os.getpid()
@@ -132,12 +134,14 @@ class Engine:
         program: int = 0,
         width: int = 1,
         timeout_s: float | None = None,
+        rid: str = "",
     ) -> AsyncGenerator[Delta, None]:
         """Answer a prompt step by step. Closing the iterator, or cancelling its task, ends the work within a step.
 
         constraint: the form of each answer, which it has when it is whole, whatever else is asked; see `Constrained`
         salt: prompts share computed prefixes only with those of the same salt
         program, width: as in `GenerateRequest`; hints for the scheduler
+        rid: a name by which others may end it, see `abort`
         The token that ended an answer (an end token, a stop token) is in `tokens` and counted, but not in the text.
         Raises InvalidRequest, ContextLengthError, OverloadedError, BackendTimeout, EngineError, EngineClosedError.
         """
@@ -149,38 +153,45 @@ class Engine:
                 "allowed_token_ids is for answers without a form, which says by itself what may come; leave one out"
             )
             raise InvalidRequest(message, param="allowed_token_ids")
-        form = None if constraint is None else await self._form(constraint)
-        if form is not None:
-            form.check_budget(params.max_tokens)
-        seed = self._seeds.getrandbits(63) if params.seed is None else params.seed
-        # the prompt's log-probabilities are the same for all answers: the first computes them
-        others = dataclasses.replace(params, prompt_logprobs=None) if params.n > 1 else params
-        first = Request(
-            id=next(self._ids),
-            tokens=array("i", prompt_ids),
-            params=params,
-            seed=seed,
-            salt=salt,
-            priority=priority,
-            program=program,
-            width=width * params.n,
-            deadline_s=deadline_s,
-            form=form,
-            allowed=allowed,
-        )
-        requests = [first] + [
-            dataclasses.replace(first, id=next(self._ids), params=others, seed=derive_seed(seed, index))
-            for index in range(1, params.n)
-        ]
-        indices = {request.id: index for index, request in enumerate(requests)}
-        usage: list[Usage] = []
-        with self._asked(requests) as inbox:
-            async for id, delta in inbox:
-                delta.index = indices[id]
-                if delta.usage is not None:
-                    usage.append(delta.usage)
-                    delta.usage = _total(usage) if len(usage) == params.n else None
-                yield delta
+        with self._endings.under(rid) as ending:
+            form = None if constraint is None else await self._form(constraint)
+            if form is not None:
+                form.check_budget(params.max_tokens)
+            seed = self._seeds.getrandbits(63) if params.seed is None else params.seed
+            # the prompt's log-probabilities are the same for all answers: the first computes them
+            others = dataclasses.replace(params, prompt_logprobs=None) if params.n > 1 else params
+            first = Request(
+                id=next(self._ids),
+                tokens=array("i", prompt_ids),
+                params=params,
+                seed=seed,
+                salt=salt,
+                priority=priority,
+                program=program,
+                width=width * params.n,
+                deadline_s=deadline_s,
+                form=form,
+                allowed=allowed,
+            )
+            requests = [first] + [
+                dataclasses.replace(first, id=next(self._ids), params=others, seed=derive_seed(seed, index))
+                for index in range(1, params.n)
+            ]
+            indices = {request.id: index for index, request in enumerate(requests)}
+            usage: list[Usage] = []
+            with self._asked(requests) as inbox:
+                ending.by(lambda: self._thread.abort(inbox.open))
+                async for id, delta in inbox:
+                    delta.index = indices[id]
+                    if delta.usage is not None:
+                        usage.append(delta.usage)
+                        delta.usage = _total(usage) if len(usage) == params.n else None
+                    yield delta
+
+    def abort(self, rid: str | None) -> int:
+        """End the requests of this name, or all (None), within a step: their answers end with the reason "abort".
+        Returns how many there were."""
+        return self._endings.ask(rid)
 
     async def check(self, constraint: Constraint) -> None:
         """Raises InvalidRequest, with `code` and `param`, for a constraint that `generate` would refuse."""

@@ -126,6 +126,7 @@ LENGTHS: dict[str, Length] = {
     "cache_salt": Length(low=1, high=128, unit="characters"),
     "name": Length(low=1, high=256, unit="characters"),  # of a model or an author
     "request_id": Length(low=1, high=128, unit="characters"),
+    "aborted_id": Length(high=128, unit="characters"),  # none where all are ended
     "options": Length(low=1, high=8192, unit="options"),
     "prompt_tokens": Length(low=1, high=MAX_TOKENS, unit="token ids"),
     "tokens": Length(high=1 << 17, unit="token ids"),  # to be made text

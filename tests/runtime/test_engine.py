@@ -546,3 +546,30 @@ def test_derived_seeds_keep_the_first_and_differ_otherwise() -> None:
     assert len(set(seeds)) == len(seeds)
     assert all(derive_seed(seed, 0) == seed for seed in (-(2**63), -1, 0, 2**63 - 1))
     assert all(0 <= derive_seed(seed, 3) < 2**63 for seed in (-(2**63), -1, 0, 2**63 - 1))
+
+
+# -- ended by others
+
+
+async def test_requests_are_ended_by_their_name_running_waiting_or_held_in_a_form(tiny_checkpoint: Path) -> None:
+    engine = engine_of(tiny_checkpoint, max_running_requests=1)
+    regex = Constraint("regex", "[a-z]{600}")
+
+    async def asked(rid: str, constraint: Constraint | None = None) -> list[Delta]:
+        deltas = engine.generate(PROMPT, replace(LONG, n=2), rid=rid, constraint=constraint)
+        return [delta async for delta in deltas]
+
+    tasks = [asyncio.create_task(asked(rid, how)) for rid, how in (("a", None), ("b", None), ("a", regex))]
+    await until(engine, running=1)
+    assert engine.abort("c") == 0
+    assert engine.abort("a") == 2
+    for found in (await tasks[0], await tasks[2]):
+        assert [delta.finish for delta in found if delta.finish] == ["abort"] * 2
+        assert found[-1].usage is not None
+        assert found[-1].usage.completion_tokens == sum(len(delta.tokens) for delta in found) < 600
+    assert not tasks[1].done()
+    assert engine.abort(None) == 1
+    assert [delta.finish for delta in await tasks[1] if delta.finish] == ["abort"] * 2
+    assert engine.abort(None) == 0
+    await idle(engine)
+    await engine.close()

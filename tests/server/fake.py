@@ -16,6 +16,7 @@ from typing import Any
 from stolon.lang.constraint import Constraint
 from stolon.lang.errors import ChatTemplateError, EngineClosedError
 from stolon.lang.types import Delta, SamplingParams, TokenLogprob, Usage
+from stolon.runtime.endings import Endings
 from stolon.runtime.view import NodeView, RequestView, View
 
 BOS, TURN, END = 256, 257, 258
@@ -130,6 +131,10 @@ class FakeEngine:
         self.hold = asyncio.Event()
         self.hold.set()
         self._is_closed = False
+        self.endings = Endings()
+
+    def abort(self, rid: str | None) -> int:
+        return self.endings.ask(rid)
 
     async def generate(
         self,
@@ -140,6 +145,7 @@ class FakeEngine:
         salt: str = "",
         priority: int = 0,
         timeout_s: float | None = None,
+        rid: str = "",
     ) -> AsyncGenerator[Delta, None]:
         self.asked.append(Asked(list(prompt_ids), params, salt, priority, timeout_s, constraint))
         self.running += 1
@@ -148,12 +154,19 @@ class FakeEngine:
             said = list(reversed(self.tokenizer.decode(prompt_ids).encode())) or [ord("?")]
             if self.script is not None:
                 said = list(self.script.encode("latin-1"))
-            for place in range(params.max_tokens or 1):
-                for index in range(params.n):
-                    await self._step(place)
-                    yield self._delta(place, index, said, params, prompt_ids)
-                if self._ends(place, said, params):
-                    break
+            with self.endings.under(rid) as ending:
+                ends: list[bool] = []
+                ending.by(lambda: ends.append(True))
+                for place in range(params.max_tokens or 1):
+                    for index in range(params.n):
+                        await self._step(place)
+                        yield self._delta(place, index, said, params, prompt_ids)
+                    if self._ends(place, said, params):
+                        break
+                    if ends:
+                        for index in range(params.n):
+                            yield Delta("", [], index, finish="abort")
+                        break
             has_ended = True
         finally:
             self.running -= 1

@@ -106,6 +106,8 @@ def of_a_length(name: str, count: int) -> tuple[str, dict[str, Any], str]:
             return CHAT, {**chat, "messages": [{**HELLO[0], "name": "n" * count}]}, "messages[0].name"
         case "request_id":
             return NATIVE, {**native, "rid": "r" * count}, "rid"
+        case "aborted_id":
+            return "/abort_request", {"rid": "r" * count, "abort_all": True}, "rid"
         case "options":
             return SCORE, {"text": "a", "options": ["b"] * count}, "options"
         case "documents":

@@ -191,8 +191,23 @@ async def test_v18_the_key_is_nowhere_to_be_read(start: StartServer, caplog: pyt
     assert KEY not in repr(server.service.settings)
 
 
-def test_v20_no_route_ends_another_clients_request() -> None:
-    assert not [route.path for route in ROUTES if "abort" in route.path or "cancel" in route.path]
+async def test_v20_no_route_ends_another_clients_request(start: StartServer) -> None:
+    server = await start(FakeEngine(pace_s=0.002), key=KEY, further_key="other", admin="boss")
+    body = {"text": "a", "rid": "mine", "sampling_params": {"max_new_tokens": 4000, "ignore_eos": True}}
+    task = asyncio.create_task(server.http.post("/generate", json=body))
+    await until(lambda: server.engine.running == 1)
+
+    async def aborted(key: str, **whom: object) -> object:
+        async with server.http.post("/abort_request", json=whom, headers={"Authorization": f"Bearer {key}"}) as reply:
+            return (await reply.json()).get("aborted", reply.status)
+
+    for rid in ("", "m", "min", "mine ", ":mine"):
+        assert await aborted(KEY, rid=rid) in (0, 400), rid
+    assert await aborted("other", rid="mine") == 0
+    assert await aborted("other", abort_all=True) == await aborted(KEY, abort_all=True) == 401
+    assert server.engine.running == 1
+    assert await aborted(KEY, rid="mine") == 1
+    assert (await (await task).json())["meta_info"]["finish_reason"]["type"] == "abort"
 
 
 async def test_v21_a_fan_out_is_refused_before_it_is_made(server: Running) -> None:

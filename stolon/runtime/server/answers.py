@@ -16,7 +16,7 @@ Placed = tuple[int, Delta]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Question:
-    """One prompt as it goes to the engine."""
+    """One prompt as it goes to the engine. rid: the name by which it may be ended"""
 
     prompt: list[int]
     params: SamplingParams
@@ -24,6 +24,7 @@ class Question:
     priority: int = 0
     timeout_s: float | None = None
     asked: Asked | None = None
+    rid: str = ""
 
     def ask(self, engine: Engine) -> AsyncGenerator[Delta, None]:
         deltas = engine.generate(
@@ -33,6 +34,7 @@ class Question:
             salt=self.salt,
             priority=self.priority,
             timeout_s=self.timeout_s,
+            rid=self.rid,
         )
         return deltas if self.asked is None else located(deltas, self.asked)
 

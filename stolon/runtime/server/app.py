@@ -13,6 +13,7 @@ from aiohttp import web
 
 from .. import limits
 from . import (
+    aborting,
     auth,
     chat,
     completions,
@@ -46,6 +47,7 @@ ROUTES: tuple[Route, ...] = (
     Route("POST", "/v1/embeddings", embeddings.answer, embeddings.request_body),
     Route("POST", "/v1/score", ranking.score, ranking.score_body),
     Route("POST", "/v1/rerank", ranking.rerank, ranking.RERANK_BODY),
+    Route("POST", "/v2/rerank", ranking.rerank, ranking.RERANK_BODY),
     Route("POST", "/rerank", ranking.rerank, ranking.RERANK_BODY),
     Route("POST", "/generate", generate.answer, generate.request_body),
     Route("POST", "/score", scoring.answer, scoring.REQUEST_BODY),
@@ -67,6 +69,8 @@ ROUTES: tuple[Route, ...] = (
     Route("GET", "/server_info", status.server_info),
     Route("GET", "/flush_cache", status.flush_cache),
     Route("POST", "/flush_cache", status.flush_cache),
+    Route("POST", "/reset_prefix_cache", status.flush_cache),
+    Route("POST", "/abort_request", aborting.abort, aborting.ABORT_BODY),
 )
 
 

@@ -10,6 +10,7 @@ from aiohttp import web
 
 from ..limits import LENGTHS, NUMBERS
 from . import wire
+from .aborting import Name
 from .answers import Answer, Question, ask_all
 from .body import JsonObject, read_object
 from .chat_events import ChatEvents, Form
@@ -59,7 +60,8 @@ async def answer(service: Service, request: Request) -> web.StreamResponse:
         check_model(found, engine)
         values = request_body(engine.vocab_size)("", found)
         is_unlogged.set(values.get("no_logs", False))
-        question, form = await _question(engine, values, settings)
+        name = Name.of(request, values, "chatcmpl")
+        question, form = await _question(engine, values, settings, name)
         if values.get("stream", False):
             return await send(service, request, ask_all(engine, [question]), ChatEvents(form, question))
         reply, spoken = await listen(engine, question, form.reading, parallel=form.parallel)
@@ -72,18 +74,18 @@ async def answer(service: Service, request: Request) -> web.StreamResponse:
         return web.Response(body=wire.dumps(whole), content_type="application/json")
 
 
-async def _question(engine: Engine, values: Values, settings: ServerConfig) -> tuple[Question, Form]:
+async def _question(engine: Engine, values: Values, settings: ServerConfig, name: Name) -> tuple[Question, Form]:
     prepared = await prepare(engine, settings, _talk(values, settings))
-    name, wanted = _max_tokens(values)
+    limit, wanted = _max_tokens(values)
     params = openai_params(
         prepared.shown(values),
         engine.sampling_defaults,
-        max_tokens=fit(engine, prepared.prompt, wanted, None, name, lowers=settings.allow_auto_truncate),
+        max_tokens=fit(engine, prepared.prompt, wanted, None, limit, lowers=settings.allow_auto_truncate),
         logprobs=_wanted_logprobs(values),
     )
-    question = prepared.question(params, values, settings.request_timeout_s)
+    question = prepared.question(params, values, settings.request_timeout_s, rid=name.handle)
     form = Form(
-        id=wire.new_id("chatcmpl"),
+        id=name.id,
         created=int(time.time()),
         model=engine.model_name,
         reading=prepared.reading,

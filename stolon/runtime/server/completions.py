@@ -13,6 +13,7 @@ from aiohttp import web
 from ...lang.types import Delta, TokenLogprob, Usage
 from ..limits import NUMBERS
 from . import wire
+from .aborting import Name
 from .answers import Answer, Question, Reply, ask_all, collect
 from .body import JsonObject, read_object
 from .constraints import asked_constraint
@@ -72,10 +73,11 @@ async def answer(service: Service, request: Request) -> web.StreamResponse:
         check_model(found, engine)
         values = request_body(engine.vocab_size)("", found)
         is_unlogged.set(values.get("no_logs", False))
+        name = Name.of(request, values, "cmpl")
         prompts: list[str | list[int]] = values["prompt"]
         drawn = _check(values, len(prompts))
-        questions = await _questions(engine, values, prompts, drawn, settings)
-        form = _form(engine, values, prompts, questions, settings)
+        questions = await _questions(engine, values, prompts, drawn, settings, name)
+        form = _form(engine, values, prompts, questions, settings, name)
         if values.get("stream", False):
             events = _Events(form, questions, values.get("stream_options", StreamOptions()))
             return await send(service, request, ask_all(engine, questions), events)
@@ -108,7 +110,7 @@ def _check(values: Values, prompts: int) -> int:
 
 
 async def _questions(
-    engine: Engine, values: Values, prompts: Sequence[str | list[int]], drawn: int, settings: ServerConfig
+    engine: Engine, values: Values, prompts: Sequence[str | list[int]], drawn: int, settings: ServerConfig, name: Name
 ) -> list[Question]:
     wanted: int | None = values.get("max_tokens", None)
     logprobs: int | None = values.get("logprobs", None)
@@ -137,6 +139,7 @@ async def _questions(
                 priority=values.get("priority", 0),
                 timeout_s=settings.request_timeout_s,
                 asked=asked,
+                rid=name.handle,
             )
         )
     return questions
@@ -155,11 +158,12 @@ def _form(
     prompts: Sequence[str | list[int]],
     questions: Sequence[Question],
     settings: ServerConfig,
+    name: Name,
 ) -> _Form:
     echo = values.get("echo", False)
     pairs = zip(prompts, questions, strict=True) if echo else ()
     return _Form(
-        id=wire.new_id("cmpl"),
+        id=name.id,
         created=int(time.time()),
         model=engine.model_name,
         prompts=[_echoed(engine, *pair, settings) for pair in pairs],

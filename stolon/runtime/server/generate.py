@@ -12,6 +12,7 @@ from aiohttp import web
 
 from ..limits import LENGTHS, NATIVE_NUMBERS, NUMBERS
 from . import wire
+from .aborting import RID, Name, handle
 from .answers import Question, ask_all, collect
 from .body import read_object
 from .constraints import Asked, asked_constraint
@@ -61,7 +62,7 @@ def request_body(vocab_size: int) -> Field[dict[str, Any]]:
         "token_ids_logprob": _ids_of_each(token_ids(vocab_size, LENGTHS["token_ids_logprob"])),
         "cache_salt": string(LENGTHS["cache_salt"]),
         "priority": number(NUMBERS["priority"]),
-        "rid": _one_or_list(string(LENGTHS["request_id"])),
+        "rid": _one_or_list(RID),
         "return_prompt_token_ids": boolean,
         "background": only(False, "an answer is made while its client waits"),
         **LOGGED,
@@ -76,18 +77,19 @@ async def answer(service: Service, request: Request) -> web.StreamResponse:
         found = await read_object(request, settings)
         values = request_body(engine.vocab_size)("", found)
         is_unlogged.set(values.get("no_logs", False))
-        name, given = _given(values)
+        field, given = _given(values)
         inputs = given.entries if isinstance(given, _Batch) else [given]
         rows = _rows(values, len(inputs))
         most_answers(sum(_sampling(row).get("n", 1) for row in rows), "sampling_params.n")
-        paths = [f"{name}[{place}]" for place in range(len(inputs))] if isinstance(given, _Batch) else [name]
+        paths = [f"{field}[{place}]" for place in range(len(inputs))] if isinstance(given, _Batch) else [field]
+        name, handles = _names(request, values, len(inputs))
         questions = [
-            await _question(engine, row, each, path, settings)
-            for row, each, path in zip(rows, inputs, paths, strict=True)
+            replace(await _question(engine, row, each, path, settings), rid=rid)
+            for row, each, path, rid in zip(rows, inputs, paths, handles, strict=True)
         ]
         is_list = isinstance(given, _Batch) or questions[0].params.n > 1
         form = Form(
-            ids=_ids(values.get("rid"), [question.params.n for question in questions], is_list=is_list),
+            ids=_ids(name, [question.params.n for question in questions], is_list=is_list),
             questions=questions,
             is_list=is_list,
             with_texts=values.get("return_text_in_logprobs", False),
@@ -132,11 +134,19 @@ def _rows(values: Values, count: int) -> list[Values]:
     return list(rows)
 
 
-def _ids(rid: str | _Batch | None, counts: Sequence[int], *, is_list: bool) -> list[str]:
+def _names(request: Request, values: Values, count: int) -> tuple[str | _Batch, list[str]]:
+    """The id of the answers, or of each of them, and by what the engine knows each of `count` prompts."""
+    rid = values.get("rid")
+    if isinstance(rid, _Batch):
+        return rid, [handle(request, each) for each in rid.entries]
+    name = Name.of(request, values, "gen")
+    return name.id, [name.handle] * count
+
+
+def _ids(rid: str | _Batch, counts: Sequence[int], *, is_list: bool) -> list[str]:
     """Of all answers. counts: how many there are to each prompt"""
     if not isinstance(rid, _Batch):
-        base = rid or wire.new_id("gen")
-        return [f"{base}-{place}" for place in range(sum(counts))] if is_list else [base]
+        return [f"{rid}-{place}" for place in range(sum(counts))] if is_list else [rid]
     ids: list[str] = []
     for each, count in zip(rid.entries, counts, strict=True):
         ids += [each] if count == 1 else [f"{each}-{index}" for index in range(count)]

@@ -152,6 +152,9 @@ def _end(finish: FinishReason | None, matched: str | int | None, calls: int) -> 
     """Why an answer ended."""
     if finish == "length":
         return {"stop_reason": "max_tokens", "stop_sequence": None}
+    if finish == "abort":
+        # what Anthropic calls an answer that may go on if it is sent back
+        return {"stop_reason": "pause_turn", "stop_sequence": None}
     if isinstance(matched, str):
         return {"stop_reason": "stop_sequence", "stop_sequence": matched}
     return {"stop_reason": "tool_use" if calls else "end_turn", "stop_sequence": None}

@@ -127,6 +127,7 @@ OPERATIONS: dict[str, Operation] = {
         },
     ),
     "/v1/rerank": _RERANK,
+    "/v2/rerank": _RERANK,
     "/rerank": _RERANK,
     "/generate": Operation(
         summary="How a text or a conversation goes on, in SGLang's shape",
@@ -155,6 +156,8 @@ OPERATIONS: dict[str, Operation] = {
     "/get_server_info": _SERVER_INFO,
     "/server_info": _SERVER_INFO,
     "/flush_cache": Operation(summary="Forget all cached prefixes", answer=_TEXT, kind="text/plain"),
+    "/reset_prefix_cache": Operation(summary="Forget all cached prefixes", answer=_TEXT, kind="text/plain"),
+    "/abort_request": Operation(summary="End requests by the id of their answer", answer=_closed(aborted=_COUNT)),
     "/metrics": Operation(summary="Counters for Prometheus", answer=_TEXT, kind="text/plain"),
     "/openapi.json": Operation(summary="This document", answer=_OBJECT),
 }

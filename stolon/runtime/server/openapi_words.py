@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 MEANINGS: dict[str, str] = {
+    "abort_all": "All requests, whatever their id.",
     "add_generation_prompt": "A new message begins after the last one.",
     "add_special_tokens": "The token that starts a text, where the model has one, is put before it.",
     "apply_softmax": "Scores are shares among the labels instead of probabilities among all tokens.",
@@ -67,6 +68,7 @@ MEANINGS: dict[str, str] = {
     "reasoning_effort": "How hard the model thinks, where its chat template asks for that; none: not at all.",
     "regex": "The regular expression that the whole answer matches.",
     "repetition_penalty": "Divides the logit of a token that was said or stands in the prompt.",
+    "request_id": "vLLM's name for `rid`.",
     "response_format": "Free text, a JSON object, or JSON that fits a schema.",
     "return_cached_tokens_details": "Only false.",
     "return_documents": "Results repeat their documents.",
@@ -77,7 +79,7 @@ MEANINGS: dict[str, str] = {
     "return_text_in_logprobs": "... with the texts of their tokens.",
     "return_token_ids": "`token_ids` of each answer and `prompt_token_ids` are sent too.",
     "return_token_strs": "The texts of the tokens are sent too.",
-    "rid": "An id that the answer repeats; one, or one for each prompt.",
+    "rid": "The request's id, or one for each prompt: of its answer, in the log, and to end it by.",
     "safety_identifier": "Accepted, and changes nothing.",
     "sampling_params": "How tokens are drawn; a list has one entry a prompt.",
     "seed": "The same seed gives the same answer.",

@@ -9,12 +9,15 @@ class Request(web.BaseRequest):
     """What aiohttp knows of a request, and what is known of it before a route gets to see it.
 
     id: the client's own or one of ours; route: the path of the matched route, None where there is none;
-    is_admin: it carries the operator's own key
+    is_admin: it carries the operator's own key; may_operate: it does, or the operator has none
+    caller: the same for all requests with one key, and none of the key itself
     """
 
     id: str = ""
     route: str | None = None
     is_admin: bool = False
+    may_operate: bool = True
+    caller: str = ""
 
     @property
     def asked_path(self) -> str:

@@ -166,12 +166,12 @@ class _Form:
 
     def ended(self, items: Items, finish: FinishReason | None, usage: Usage, thinking: int) -> JsonObject:
         """The response as a whole; closes the last of `items` where that has not been done."""
-        is_cut = finish == "length"
+        is_cut = finish != "stop"  # or it was ended from outside
         items.close("incomplete" if is_cut else "completed")
         return {
             **self._head,
             "status": "incomplete" if is_cut else "completed",
-            "incomplete_details": {"reason": "max_output_tokens"} if is_cut else None,
+            "incomplete_details": {"reason": "max_output_tokens"} if finish == "length" else None,
             "output": items.output,
             "usage": _usage(usage, thinking),
         }
@@ -219,7 +219,7 @@ class _Events:
         return self._all([event for piece in self._hearing.hear(delta) for event in self._items.add(piece)])
 
     def end(self) -> bytes:
-        is_cut = self._finish == "length"
+        is_cut = self._finish != "stop"
         events = self._items.close("incomplete" if is_cut else "completed")
         whole = self._form.ended(self._items, self._finish, self._usage, self._hearing.thinking_tokens)
         return self._all([*events, {"type": f"response.{whole['status']}", "response": whole}])

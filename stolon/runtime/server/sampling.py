@@ -9,6 +9,7 @@ from typing import Any
 from ...lang.types import SamplingParams
 from .. import limits
 from ..limits import LENGTHS, NATIVE_NUMBERS, NUMBERS
+from .aborting import RID
 from .constraints import CONSTRAINTS, NATIVE_CONSTRAINTS, UNSUPPORTED_CONSTRAINTS
 from .errors import invalid
 from .fields import (
@@ -100,6 +101,8 @@ def openai_table(vocab_size: int) -> dict[str, Check]:
         "stream": boolean,
         "stream_options": Field(_STREAM_OPTIONS.schema, _stream_options),
         "cache_salt": string(LENGTHS["cache_salt"]),
+        "rid": RID,
+        "request_id": RID,
         **CONSTRAINTS,
         **FOREIGN_FIELDS,
         **dict.fromkeys(IGNORED, ignored),

@@ -109,7 +109,9 @@ class Engine(Served, Protocol):
         salt: str = "",
         priority: int = 0,
         timeout_s: float | None = None,
+        rid: str = "",
     ) -> AsyncGenerator[Delta, None]: ...
+    def abort(self, rid: str | None) -> int: ...
     async def score(
         self, token_lists: Sequence[Sequence[int]], start: int, *, salt: str = "", timeout_s: float | None = None
     ) -> list[tuple[float, ...]]: ...

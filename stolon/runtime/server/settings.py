@@ -24,7 +24,7 @@ class ServerConfig:
     admin_api_key: str | None = field(
         default=None,
         repr=False,
-        metadata=flag("key of the operator: flushes the cache, and shows the text of cached tokens on the page"),
+        metadata=flag("key of the operator: flushes the cache, ends all requests, reads cached text on the page"),
     )
     api_key_file: str | None = field(default=None, metadata=flag("file whose first line is the key"))
     ssl_certfile: str | None = field(default=None, metadata=flag("file of the certificate (PEM, with its chain): TLS"))

@@ -60,7 +60,7 @@ class Prepared:
         """The fields of a request; where calls begin with a control token, control tokens must be in the text."""
         return {**values, "skip_special_tokens": False} if self.reading.has_control_marks else values
 
-    def question(self, params: SamplingParams, values: Values, timeout_s: float) -> Question:
+    def question(self, params: SamplingParams, values: Values, timeout_s: float, rid: str = "") -> Question:
         return Question(
             prompt=self.prompt,
             params=params,
@@ -68,6 +68,7 @@ class Prepared:
             priority=values.get("priority", 0),
             timeout_s=timeout_s,
             asked=self.asked,
+            rid=rid,
         )
 
 
