@@ -15,7 +15,7 @@ from tests.server.conftest import Running, StartServer
 from tests.server.raw import ask, exchange, parsed
 
 KEY = "sk-CANARY-5f0e"
-OPEN = {"/health", "/ready", "/"}
+OPEN = {"/health", "/ping", "/ready", "/"}
 SERVER = Path(auth_module.__file__).parent
 
 

@@ -18,6 +18,7 @@ from stolon.runtime.server.flags_foreign import FOREIGN
 from stolon.runtime.server.logs import Ascii
 from stolon.runtime.server.main import main
 from stolon.runtime.server.settings import ServerConfig
+from stolon.runtime.server.sharing import Sharing
 
 MODEL = ["--model-path", "somewhere"]
 
@@ -66,6 +67,8 @@ BAD = [
     (["--default-chat-template-kwargs", "[]"], 2, "must be an object"),
     (["--default-chat-template-kwargs", "{a}"], 2, "must be a JSON object, got '{a}'"),
     (["--default-chat-template-kwargs", '{"tools": []}'], 2, "tools is the server's to set"),
+    (["--allowed-origins", "localhost:3000"], 2, "as http://localhost:3000, without a path, got 'localhost:3000'"),
+    (["--allow-credentials"], 2, "--allow-credentials says what other origins may; name them with --allowed-origins"),
     (["--ssl-certfile", "/nowhere.pem"], 2, "cannot be read: No such file or directory"),
     (["--ssl-certfile", CERTIFICATE], 2, "cannot be read: "),  # the key is in another file
     (["--ssl-keyfile", KEY], 2, "give --ssl-certfile, too"),
@@ -216,6 +219,18 @@ def test_values_and_spellings_of_vllm_are_ours(capsys: pytest.CaptureFixture[str
     white = parse(["tiny", "--constrained-json-whitespace-pattern", ""])[1]
     assert white.constrained_json_whitespace_pattern == ""
     assert capsys.readouterr().err == ""
+
+
+def test_pages_of_other_origins_are_allowed_as_in_vllm(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = [*MODEL, "--allowed-origins", '["http://a", "http://b"]', "--allowed-methods=GET", "--allow-credentials"]
+    sharing = Sharing.of(parse(flags)[0])
+    assert sharing == Sharing(frozenset({"http://a", "http://b"}), frozenset({"GET"}), frozenset({"*"}), True)
+    file = tmp_path / "config.yaml"
+    file.write_text("allowed-origins: [http://a]\n")
+    assert parse([*MODEL, "--config", str(file)])[0].allowed_origins == ("http://a",)
+    for key, is_warned in (([], True), (["--api-key", "k"], False)):
+        _, said = run([*MODEL, "--host", "no.such.host.invalid", "--allowed-origins", "*", *key], capsys)
+        assert ("whoever visits an allowed page lends it this server" in said) is is_warned
 
 
 def test_several_names_and_keys_may_be_given(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

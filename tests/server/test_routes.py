@@ -5,9 +5,11 @@ from __future__ import annotations
 import pytest
 from yarl import URL
 
+from stolon.runtime import __version__
 from tests.server.conftest import Running, StartServer
 from tests.server.expected import refused
 from tests.server.fake import FakeEngine
+from tests.server.raw import ask
 
 
 @pytest.mark.parametrize(
@@ -49,7 +51,33 @@ async def test_a_method_that_a_route_does_not_take_is_told_which_it_takes(start:
     server = await start(key="k")
     async with server.http.delete("/flush_cache") as reply:
         await refused(reply, 405, "method_not_allowed", None)
-        assert reply.headers["Allow"] == "GET, POST"
+        assert reply.headers["Allow"] == "GET, HEAD, POST"
+    async with server.http.head("/generate") as reply:
+        assert (reply.status, reply.headers["Allow"]) == (405, "POST")
     # open to all is what it answers, not what it does not
     async with server.http.post("/health", headers={"Authorization": ""}) as reply:
         assert reply.status == 401
+
+
+async def test_what_is_got_can_be_asked_for_without_its_body(start: StartServer) -> None:
+    server = await start(key="k")
+    for path in ("/v1/models", "/v1/models/fake", "/health", "/version", "/", "/metrics", "/openapi.json", "/v1/model"):
+        async with server.http.get(path) as whole, server.http.head(path) as head:
+            assert head.status == whole.status
+            assert head.content_type == whole.content_type
+            assert await head.read() == b""
+    # the length is that of the whole, and what is open is open
+    reply = await ask(server.port, "HEAD /health HTTP/1.1\nHost: a")
+    assert (reply.status, reply.headers["content-length"], reply.body) == (200, "15", b"")
+    assert (await ask(server.port, "HEAD /v1/models HTTP/1.1\nHost: a")).status == 401
+
+
+async def test_the_version_and_a_ping_are_answered_as_in_vllm(start: StartServer) -> None:
+    server = await start(key="k")
+    async with server.http.get("/version") as reply:
+        assert await reply.json() == {"version": __version__}
+    for method in ("GET", "POST", "HEAD"):
+        assert (await ask(server.port, f"{method} /ping HTTP/1.1\nHost: a\nContent-Length: 0")).status == 200
+    server.engine.heartbeat.alive = False
+    async with server.http.get("/ping") as reply:
+        assert reply.status == 503

@@ -162,7 +162,7 @@ async def test_v15_v19_host_and_path_decide_nothing(start: StartServer) -> None:
 
 async def test_v16_every_route_and_method_asks_for_the_key(start: StartServer) -> None:
     server = await start(key=KEY)
-    open_to_all = {"/", "/health", "/ready"}
+    open_to_all = {"/", "/health", "/ping", "/ready"}
     async with aiohttp.ClientSession(server.url) as http:
         for route in server.app.routes:
             path = route.path.replace("{model}", "x")

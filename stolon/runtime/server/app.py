@@ -34,6 +34,7 @@ from .openapi import document
 from .request import Request
 from .route import Route
 from .service import Service
+from .sharing import Sharing
 from .watching import is_unlogged, request_id
 
 logger = logging.getLogger(__name__)
@@ -60,9 +61,12 @@ ROUTES: tuple[Route, ...] = (
     Route("GET", "/", dashboard.page),
     Route("GET", "/dashboard/state", dashboard.state),
     Route("GET", "/health", status.health),
+    Route("GET", "/ping", status.health),
+    Route("POST", "/ping", status.health),
     Route("GET", "/metrics", status.metrics),
     Route("GET", "/health_generate", status.health_generate),
     Route("GET", "/ready", status.ready),
+    Route("GET", "/version", status.version),
     Route("GET", "/get_model_info", status.model_info),
     Route("GET", "/model_info", status.model_info),
     Route("GET", "/get_server_info", status.server_info),
@@ -81,6 +85,7 @@ class App:
         self.routes: tuple[Route, ...] = (*ROUTES, Route("GET", "/openapi.json", self._document))
         self._service = service
         self._keys = keys
+        self._sharing = Sharing.of(service.settings)
         self._by_path: dict[str, dict[str, Route]] = {}
         for route in self.routes:
             self._by_path.setdefault(route.path, {})[route.method] = route
@@ -94,19 +99,30 @@ class App:
         request_id.set(request.id)
         is_unlogged.set(False)
         routes = self._routes_at(request.asked_path)
-        route = routes.get(request.method)
+        # of an answer to HEAD aiohttp sends the headers alone
+        route = routes.get("GET" if request.method == "HEAD" else request.method)
         request.route = None if route is None else route.path
         try:
-            auth.admit(request, self._keys)
-            if route is None:
-                raise _unmatched(routes, request.method)
-            response = await route.handler(self._service, request)
+            response = self._preflight(request)
+            if response is None:
+                auth.admit(request, self._keys)
+                if route is None:
+                    raise _unmatched(routes, request.method)
+                response = await route.handler(self._service, request)
         except Exception as error:
             response = errors.response(self._service.explain(error))
         if not response.prepared:
             response.headers.update(request.identity())
         self._note(request, response.status, time.monotonic() - began)
         return response
+
+    def _preflight(self, request: Request) -> web.StreamResponse | None:
+        """The answer to a browser that asks whether a page may ask; it has no key yet, and learns nothing else."""
+        if self._sharing is None:
+            return None
+        request.granted = self._sharing.granted(request.headers)
+        headers = self._sharing.preflight(request.method, request.headers)
+        return None if headers is None else web.Response(status=204, headers=headers)
 
     def _routes_at(self, path: str) -> Mapping[str, Route]:
         """Those of a path, by method."""
@@ -141,6 +157,6 @@ def _unmatched(routes: Mapping[str, Route], method: str) -> HttpError:
     """No route takes `method` at a path that has `routes`."""
     if not routes:
         return HttpError(404, "unknown_url", "there is no such route")
-    allowed = ", ".join(sorted(routes))
+    allowed = ", ".join(sorted({*routes, *(["HEAD"] if "GET" in routes else [])}))
     message = f"this route does not take {errors.clip(method)}; use {allowed}"
     return HttpError(405, "method_not_allowed", message, headers=(("Allow", allowed),))

@@ -10,7 +10,7 @@ from .errors import HttpError
 from .request import Request
 
 # the page is the same bytes for everybody: what it shows it asks for, with the key that its user types
-OPEN = frozenset({"/health", "/ready", "/"})
+OPEN = frozenset({"/health", "/ping", "/ready", "/"})
 OPERATOR = frozenset({"/flush_cache", "/reset_prefix_cache"})
 
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
 from typing import Any, NoReturn
 
+from ...lang.errors import InvalidRequest
 from .. import limits
 from ..config import EngineConfig, SchedulerConfig
 from .errors import HttpError
@@ -18,6 +19,7 @@ from .flags_file import ConfigFileError, arguments_of
 from .flags_foreign import FOREIGN, Foreign
 from .flags_objects import OBJECTS, ObjectFlagError, expanded
 from .settings import ServerConfig
+from .sharing import Sharing
 from .template_variables import default_variables
 
 PROGRAM = "stolon.launch_server"
@@ -48,6 +50,7 @@ _GROUPS: tuple[tuple[str, type, str], ...] = (
         ServerConfig,
         "host port api_key api_key_file admin_api_key insecure_no_auth ssl_certfile ssl_keyfile",
     ),
+    ("pages of other origins", ServerConfig, "allowed_origins allowed_methods allowed_headers allow_credentials"),
     ("chat", ServerConfig, "tool_call_parser reasoning_parser allow_chat_template_kwargs default_chat_template_kwargs"),
     ("what requests leave open", ServerConfig, "sampling_defaults preferred_sampling_params allow_auto_truncate"),
     ("log and metrics", ServerConfig, "log_level log_requests log_requests_level metrics"),
@@ -86,8 +89,13 @@ def parse(
     except HttpError as error:
         parser.error(error.message)
     scheduler = SchedulerConfig(**_of(SchedulerConfig, found))
+    server = ServerConfig(**_of(ServerConfig, found))
+    try:
+        Sharing.of(server)
+    except InvalidRequest as error:
+        parser.error(str(error))
     return (
-        ServerConfig(**_of(ServerConfig, found)),
+        server,
         EngineConfig(**_of(EngineConfig, found), scheduler=scheduler),
     )
 
@@ -156,7 +164,8 @@ def _add(add: Callable[..., object], field: dataclasses.Field[Any], kind: Any) -
     name = field.name.replace("_", "-")
     spellings = [f"--{name}", *field.metadata["also"]]
     default = None if field.default is dataclasses.MISSING else field.default
-    shown = "" if default in (None, ()) or kind is bool else f" (default: {default})"
+    said = " ".join(typing.cast("tuple[str, ...]", default)) if isinstance(default, tuple) else default
+    shown = "" if said in (None, "") or kind is bool else f" (default: {said})"
     text = field.metadata["help"].replace("%", "%%") + shown
     if kind is bool:
         if default:

@@ -49,6 +49,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with logs.to_stderr(settings):
             keys, tls = _keys(settings), tls_of(settings)
+            if settings.allowed_origins and not keys.users:
+                message = "no key is asked for: whoever visits an allowed page lends it this server"
+                print(f"{PROGRAM}: warning: {message}", file=sys.stderr)
             sock = _bound_socket(settings, has_key=bool(keys.users))
             # while the model is being loaded there is nothing to finish: a signal may end the process at once
             signal.signal(signal.SIGINT, signal.SIG_DFL)

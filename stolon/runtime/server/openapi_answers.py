@@ -150,6 +150,8 @@ OPERATIONS: dict[str, Operation] = {
     "/dashboard/state": Operation(summary="What the page shows", answer=_OBJECT),
     "/health": Operation(summary="The engine gives signs of life", answer=_STATUS),
     "/health_generate": Operation(summary="The engine answers a request of one token", answer=_STATUS),
+    "/ping": Operation(summary="The same as /health", answer=_STATUS),
+    "/version": Operation(summary="The server's version", answer=_closed(version=_TEXT)),
     "/ready": Operation(summary="A request would be taken now", answer=_STATUS),
     "/get_model_info": _MODEL_INFO,
     "/model_info": _MODEL_INFO,

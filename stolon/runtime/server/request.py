@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
+
 from aiohttp import web
 
 
@@ -11,6 +14,7 @@ class Request(web.BaseRequest):
     id: the client's own or one of ours; route: the path of the matched route, None where there is none;
     is_admin: it carries the operator's own key; may_operate: it does, or the operator has none
     caller: the same for all requests with one key, and none of the key itself
+    granted: headers for pages of other origins (see sharing.py)
     """
 
     id: str = ""
@@ -18,6 +22,7 @@ class Request(web.BaseRequest):
     is_admin: bool = False
     may_operate: bool = True
     caller: str = ""
+    granted: Mapping[str, str] = MappingProxyType({})
 
     @property
     def asked_path(self) -> str:
@@ -30,4 +35,4 @@ class Request(web.BaseRequest):
 
     def identity(self) -> dict[str, str]:
         """The headers that every answer to it has."""
-        return {"X-Request-Id": self.id, "Server": "stolon"}
+        return {"X-Request-Id": self.id, "Server": "stolon", **self.granted}

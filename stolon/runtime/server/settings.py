@@ -31,6 +31,14 @@ class ServerConfig:
     ssl_keyfile: str | None = field(
         default=None, metadata=flag("file of the certificate's key, where that is not in the same file")
     )
+    allowed_origins: tuple[str, ...] = field(
+        default=(), metadata=flag("origins whose pages may read answers, or *; none by itself (vLLM's '[\"*\"]', too)")
+    )
+    allowed_methods: tuple[str, ...] = field(default=("*",), metadata=flag("methods that those pages may use"))
+    allowed_headers: tuple[str, ...] = field(default=("*",), metadata=flag("headers that those pages may send"))
+    allow_credentials: bool = field(
+        default=False, metadata=flag("let those pages send what the browser knows of the server, such as cookies")
+    )
     insecure_no_auth: bool = field(default=False, metadata=flag("listen beyond loopback without any key"))
     tool_call_parser: ToolParser = field(
         default="auto", metadata=flag("how the model writes tool calls; auto: as its chat template says")

@@ -117,6 +117,10 @@ async def server_info(service: Service, request: Request) -> web.StreamResponse:
     )
 
 
+async def version(service: Service, request: Request) -> web.StreamResponse:
+    return _json({"version": __version__})
+
+
 async def flush_cache(service: Service, request: Request) -> web.StreamResponse:
     if not await service.served.flush_cache():
         message = "the cache is in use by running requests and was not flushed; try again when they have ended"
