@@ -86,8 +86,10 @@ NUMBERS: dict[str, Range] = {
     "priority": whole(-1000, 1000),
     "logprobs": whole(0, 5),  # of completions; chat has a boolean here
     "top_logprobs": whole(0, 20),
+    "prompt_logprobs": whole(0, 20),
     "dimensions": whole(1, 1 << 16),
     "truncate_prompt_tokens": whole(-1, MAX_TOKENS),  # -1: as many as the model reads
+    "stream_interval": whole(1, MAX_TOKENS),
     "top_n": whole(1, 1 << 20),
     "budget_tokens": whole(1024, MAX_TOKENS - 1),  # Anthropic's; fewer than max_tokens
 }
@@ -175,6 +177,7 @@ FLAGS: dict[str, Range] = {
     "cuda_graph_seconds": Range(low=0, high=3600),
     "decode_log_interval": whole(0, 1 << 30),
     "random_seed": NUMBERS["seed"],
+    "stream_interval": NUMBERS["stream_interval"],
     "port": whole(1, 65535),
     "log_requests_level": whole(0, 3),
     "drain_seconds": Range(low=0, high=86400),

@@ -194,6 +194,12 @@ def _of_the_rest() -> Iterator[Row]:
     yield "B46 stream yes", CHAT, {"stream": "yes"}, 400, TYPE, "stream"
     yield "B46 options alone", CHAT, {"stream_options": {"include_usage": True}}, 400, VALUE, "stream_options"
     yield "B46 unknown option", CHAT, {"stream": True, "stream_options": {"x": 1}}, 400, UNKNOWN, "stream_options.x"
+    for route in (CHAT, TEXT):
+        of_prompt = {"stream": True, "prompt_logprobs": 1}
+        yield "prompt_logprobs streamed", route, of_prompt, 400, VALUE, "prompt_logprobs"
+    in_and_out = {"include_reasoning": False, "separate_reasoning": False}
+    yield "thought in and out", CHAT, in_and_out, 400, VALUE, "include_reasoning"
+    yield "thought of a completion", TEXT, {"include_reasoning": False}, 400, UNKNOWN, "include_reasoning"
     yield from _of_constraints()
     yield from _of_tools()
     for field in "chat_template chat_template_kwargs prompt_embeds custom_logit_processor lora_path functions".split():

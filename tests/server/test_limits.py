@@ -49,6 +49,10 @@ def of_a_number(name: str, value: float) -> tuple[str, dict[str, Any], str]:
             return CHAT, {"model": "fake", "messages": HELLO, name: value}, name
         case "dimensions" | "truncate_prompt_tokens":
             return EMBED, {"model": "fake", "input": "a", name: value}, name
+        case "stream_interval":
+            return CHAT, {**chat, "stream": True, name: value}, name
+        case "prompt_logprobs":
+            return TEXT, {**text, "max_tokens": 1, name: value}, name
         case "top_n":
             return RERANK, {"query": "a", "documents": ["b"], name: value}, name
         case "budget_tokens":

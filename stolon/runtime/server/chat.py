@@ -46,6 +46,7 @@ def request_body(vocab_size: int) -> Field[dict[str, Any]]:
         "continue_final_message": boolean,
         "add_generation_prompt": boolean,
         "separate_reasoning": boolean,
+        "include_reasoning": boolean,
         "stream_reasoning": boolean,
         "reasoning_effort": EFFORT,
         "chat_template_kwargs": Field({"type": "object"}, template_variables),
@@ -63,7 +64,8 @@ async def answer(service: Service, request: Request) -> web.StreamResponse:
         name = Name.of(request, values, "chatcmpl")
         question, form = await _question(engine, values, settings, name)
         if values.get("stream", False):
-            return await send(service, request, ask_all(engine, [question]), ChatEvents(form, question))
+            events, interval = ChatEvents(form, question), values.get("stream_interval", 1)
+            return await send(service, request, ask_all(engine, [question]), events, interval)
         reply, spoken = await listen(engine, question, form.reading, parallel=form.parallel)
         choices = [
             _choice(form, index, each, done)
@@ -71,6 +73,7 @@ async def answer(service: Service, request: Request) -> web.StreamResponse:
         ]
         thinking = sum(each.thinking_tokens for each in spoken) if form.reading.thinks else None
         whole = {**form.head("chat.completion"), "choices": choices, "usage": wire.usage([reply.usage], thinking)}
+        whole |= form.of_prompt(reply.answers[0].prompt_logprobs)
         return web.Response(body=wire.dumps(whole), content_type="application/json")
 
 
@@ -82,6 +85,7 @@ async def _question(engine: Engine, values: Values, settings: ServerConfig, name
         engine.sampling_defaults,
         max_tokens=fit(engine, prepared.prompt, wanted, None, limit, lowers=settings.allow_auto_truncate),
         logprobs=_wanted_logprobs(values),
+        prompt_logprobs=values.get("prompt_logprobs"),
     )
     question = prepared.question(params, values, settings.request_timeout_s, rid=name.handle)
     form = Form(
@@ -93,7 +97,10 @@ async def _question(engine: Engine, values: Values, settings: ServerConfig, name
         stream_reasoning=values.get("stream_reasoning", True),
         options=values.get("stream_options", StreamOptions()),
         top_logprobs=params.logprobs,
-        tokenizer=engine.tokenizer,
+        prompt_logprobs=params.prompt_logprobs,
+        prompt_ids=question.prompt if values.get("return_token_ids", False) else None,
+        shows_thoughts=values.get("include_reasoning", True),
+        naming=wire.Naming(engine.tokenizer, values.get("return_tokens_as_token_ids", False)),
     )
     return question, form
 
@@ -102,6 +109,9 @@ def _talk(values: Values, settings: ServerConfig) -> Talk:
     if "chat_template_kwargs" in values and not settings.allow_chat_template_kwargs:
         message = "chat_template_kwargs: this server was started without --allow-chat-template-kwargs"
         raise invalid(message, "chat_template_kwargs", "unsupported_parameter")
+    if not (values.get("include_reasoning", True) or values.get("separate_reasoning", True)):
+        message = "include_reasoning: false leaves a thought out, separate_reasoning: false leaves it in; give one"
+        raise invalid(message, "include_reasoning")
     parallel = values.get("parallel_tool_calls", True)
     return Talk(
         messages=values["messages"],
@@ -131,7 +141,7 @@ def _wanted_logprobs(values: Values) -> int | None:
 
 def _choice(form: Form, index: int, spoken: Spoken, done: Answer) -> JsonObject:
     message: JsonObject = {"role": "assistant", "content": spoken.text, "refusal": None}
-    if spoken.thought:
+    if spoken.thought and form.shows_thoughts:
         message["reasoning_content"] = spoken.thought
     if spoken.calls:
         message["content"] = spoken.text or None
@@ -139,7 +149,9 @@ def _choice(form: Form, index: int, spoken: Spoken, done: Answer) -> JsonObject:
             {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
             for call in spoken.calls
         ]
+    ids: JsonObject = {} if form.prompt_ids is None else {"token_ids": done.tokens}
     return {
+        **ids,
         "index": index,
         "message": message,
         "logprobs": form.logprobs(done.logprobs),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ...lang.types import Delta, TokenLogprob, Usage
@@ -13,14 +14,15 @@ from .formats.choose import Reading, new_call_id
 from .formats.source import Arguments, Call, Piece, Text, Thought
 from .hearing import Hearing, finish_reason
 from .sampling import StreamOptions
-from .service import Tokenizer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Form:
     """How the answers to one request are written.
 
-    top_logprobs: how many ranked tokens stand beside each; None: no log-probabilities
+    top_logprobs: how many ranked tokens stand beside each; None: no log-probabilities; prompt_logprobs: the same of the
+        prompt
+    prompt_ids: None: no ids of tokens are sent
     """
 
     id: str
@@ -31,7 +33,10 @@ class Form:
     stream_reasoning: bool
     options: StreamOptions
     top_logprobs: int | None
-    tokenizer: Tokenizer
+    prompt_logprobs: int | None
+    prompt_ids: list[int] | None
+    shows_thoughts: bool
+    naming: wire.Naming
 
     def head(self, kind: str) -> JsonObject:
         return {"id": self.id, "object": kind, "created": self.created, "model": self.model}
@@ -39,7 +44,14 @@ class Form:
     def logprobs(self, entries: list[TokenLogprob] | None) -> JsonObject | None:
         if self.top_logprobs is None or entries is None:
             return None
-        return wire.chat_logprobs(entries, self.top_logprobs, self.tokenizer)
+        return wire.chat_logprobs(entries, self.top_logprobs, self.naming)
+
+    def of_prompt(self, entries: Sequence[TokenLogprob | None] | None) -> JsonObject:
+        """What is said of the prompt."""
+        said: JsonObject = {} if self.prompt_ids is None else {"prompt_token_ids": self.prompt_ids}
+        if self.prompt_logprobs is not None:
+            said["prompt_logprobs"] = self.naming.prompt_logprobs(entries or (), self.prompt_logprobs)
+        return said
 
 
 class ChatEvents:
@@ -69,8 +81,9 @@ class ChatEvents:
         self._tail += "}\n\n"
 
     def start(self) -> bytes:
+        role = {"role": "assistant", "content": ""}
         return b"".join(
-            self._chunk({"index": index, "delta": {"role": "assistant", "content": ""}, "finish_reason": None})
+            self._chunk({"index": index, "delta": role, "finish_reason": None}, of_prompt=index == 0)
             for index in range(self._answers)
         )
 
@@ -78,9 +91,11 @@ class ChatEvents:
         self._made += len(delta.tokens)
         if delta.usage is not None:
             self._usage = delta.usage
-        is_plain = delta.finish is None and delta.logprobs is None and not self._form.options.continuous
+        has_more = self._form.options.continuous or self._form.prompt_ids is not None
+        is_plain = delta.finish is None and delta.logprobs is None and not has_more
         if self._hearings:
-            pieces = self._hearings[delta.index].hear(delta)
+            heard = self._hearings[delta.index].hear(delta)
+            pieces = [piece for piece in heard if self._form.shows_thoughts or not isinstance(piece, Thought)]
             if not is_plain or any(not isinstance(piece, Text) for piece in pieces):
                 return self._pieces(pieces, delta)
             text = "".join(piece.text for piece in pieces if isinstance(piece, Text))
@@ -93,13 +108,16 @@ class ChatEvents:
     def _pieces(self, pieces: list[Piece], delta: Delta) -> bytes:
         """A chunk for each piece; the first brings the log-probabilities, the last the end."""
         says = [self._said(piece, delta.index) for piece in pieces]
-        if not says and (delta.logprobs or delta.finish is not None):
+        has_ids = self._form.prompt_ids is not None and bool(delta.tokens)
+        if not says and (delta.logprobs or delta.finish is not None or has_ids):
             says.append({})
         chunks: list[bytes] = []
         for place, said in enumerate(says):
             choice: JsonObject = {"index": delta.index, "delta": said, "logprobs": None, "finish_reason": None}
             if place == 0:
                 choice["logprobs"] = self._form.logprobs(delta.logprobs)
+                if has_ids:
+                    choice["token_ids"] = delta.tokens
             if place == len(says) - 1 and delta.finish is not None:
                 calls = self._hearings[delta.index].calls if self._hearings else 0
                 choice["finish_reason"] = finish_reason(delta.finish, calls)
@@ -131,8 +149,8 @@ class ChatEvents:
     def error(self, error: HttpError) -> bytes:
         return wire.failure(error)
 
-    def _chunk(self, choice: JsonObject) -> bytes:
-        chunk = {**self._frame, "choices": [choice]}
+    def _chunk(self, choice: JsonObject, *, of_prompt: bool = False) -> bytes:
+        chunk = {**self._frame, "choices": [choice], **(self._form.of_prompt(None) if of_prompt else {})}
         if self._form.options.usage:
             chunk["usage"] = self._so_far() if self._form.options.continuous else None
         return wire.event(chunk)

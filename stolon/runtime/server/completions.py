@@ -22,7 +22,7 @@ from .fields import Check, Field, Values, boolean, number, object_of
 from .prompts import check_model, cut, encode_text, fit, prompt_list
 from .request import Request
 from .sampling import UNSUPPORTED, StreamOptions, most_answers, openai_params, openai_table
-from .service import Engine, Service, Tokenizer
+from .service import Engine, Service
 from .settings import ServerConfig
 from .stream import send
 from .watching import is_unlogged
@@ -38,7 +38,6 @@ def request_body(vocab_size: int) -> Field[dict[str, Any]]:
         "prompt": prompt_list(vocab_size),
         "logprobs": number(NUMBERS["logprobs"]),
         "echo": boolean,
-        "return_token_ids": boolean,
         "best_of": number(NUMBERS["best_of"]),
     }
     return object_of(table, required=("model", "prompt"), unsupported=UNSUPPORTED)
@@ -49,6 +48,7 @@ class _Form:
     """How the answers are to be written.
 
     prompts: as text, empty unless they are echoed
+    prompt_logprobs: how many ranked tokens stand beside each of the prompt; None: it has no log-probabilities
     answers: wanted for each prompt; more may be drawn (best_of)
     """
 
@@ -58,9 +58,10 @@ class _Form:
     prompts: Sequence[str]
     echo: bool
     logprobs: int | None
+    prompt_logprobs: int | None
     with_ids: bool
     answers: int
-    tokenizer: Tokenizer
+    naming: wire.Naming
 
     def json(self) -> JsonObject:
         return {"id": self.id, "object": "text_completion", "created": self.created, "model": self.model}
@@ -80,7 +81,8 @@ async def answer(service: Service, request: Request) -> web.StreamResponse:
         form = _form(engine, values, prompts, questions, settings, name)
         if values.get("stream", False):
             events = _Events(form, questions, values.get("stream_options", StreamOptions()))
-            return await send(service, request, ask_all(engine, questions), events)
+            interval = values.get("stream_interval", 1)
+            return await send(service, request, ask_all(engine, questions), events, interval)
         replies = await collect(engine, questions)
         for reply in replies:
             for each in reply.answers:
@@ -114,7 +116,7 @@ async def _questions(
 ) -> list[Question]:
     wanted: int | None = values.get("max_tokens", None)
     logprobs: int | None = values.get("logprobs", None)
-    echoed = logprobs if values.get("echo", False) else None
+    of_prompt = [values.get("prompt_logprobs"), logprobs if values.get("echo", False) else None]
     drawing = {**values, "n": drawn}
     asked = asked_constraint(values)
     questions: list[Question] = []
@@ -129,7 +131,7 @@ async def _questions(
             max_tokens=fit(engine, ids, wanted, _DEFAULT_TOKENS, "max_tokens", lowers=cuts),
             # the best of several is known by its log-probabilities
             logprobs=0 if logprobs is None and drawn > values.get("n", 1) else logprobs,
-            prompt_logprobs=echoed,
+            prompt_logprobs=max((count for count in of_prompt if count is not None), default=None),
         )
         questions.append(
             Question(
@@ -169,9 +171,10 @@ def _form(
         prompts=[_echoed(engine, *pair, settings) for pair in pairs],
         echo=echo,
         logprobs=values.get("logprobs", None),
+        prompt_logprobs=values.get("prompt_logprobs"),
         with_ids=values.get("return_token_ids", False),
         answers=values.get("n", 1),
-        tokenizer=engine.tokenizer,
+        naming=wire.Naming(engine.tokenizer, values.get("return_tokens_as_token_ids", False)),
     )
 
 
@@ -185,11 +188,16 @@ def _best(reply: Reply, wanted: int) -> list[Answer]:
 def _choice(form: _Form, place: int, index: int, question: Question, done: Answer) -> JsonObject:
     logprobs = None
     if form.logprobs is not None:
-        entries: list[TokenLogprob | None] = [*(done.prompt_logprobs or ()), *done.logprobs]
-        logprobs, _ = wire.completion_logprobs(entries, question.prompt[0], form.logprobs, 0, form.tokenizer)
+        echoed = done.prompt_logprobs if form.echo else None
+        entries: list[TokenLogprob | None] = [*(echoed or ()), *done.logprobs]
+        logprobs, _ = wire.completion_logprobs(entries, question.prompt[0], form.logprobs, 0, form.naming)
+    more: JsonObject = {}
+    if form.prompt_logprobs is not None:
+        more["prompt_logprobs"] = form.naming.prompt_logprobs(done.prompt_logprobs or (), form.prompt_logprobs)
     ids = {"prompt_token_ids": question.prompt, "token_ids": done.tokens} if form.with_ids else {}
     return {
         **ids,
+        **more,
         "index": place * form.answers + index,
         "text": form.prompts[place] + done.text if form.echo else done.text,
         "logprobs": logprobs,
@@ -244,7 +252,7 @@ class _Events:
                 self._questions[place].prompt[0],
                 self._form.logprobs,
                 self._offsets[index],
-                self._form.tokenizer,
+                self._form.naming,
             )
         choice: JsonObject = {"index": index, "text": text, "logprobs": logprobs, "finish_reason": delta.finish}
         if self._form.with_ids:

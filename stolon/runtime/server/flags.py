@@ -52,7 +52,11 @@ _GROUPS: tuple[tuple[str, type, str], ...] = (
     ),
     ("pages of other origins", ServerConfig, "allowed_origins allowed_methods allowed_headers allow_credentials"),
     ("chat", ServerConfig, "tool_call_parser reasoning_parser allow_chat_template_kwargs default_chat_template_kwargs"),
-    ("what requests leave open", ServerConfig, "sampling_defaults preferred_sampling_params allow_auto_truncate"),
+    (
+        "what requests leave open",
+        ServerConfig,
+        "sampling_defaults preferred_sampling_params allow_auto_truncate stream_interval",
+    ),
     ("log and metrics", ServerConfig, "log_level log_requests log_requests_level metrics"),
     ("log and metrics", EngineConfig, "decode_log_interval"),
     ("time and size limits", ServerConfig, ""),

@@ -57,7 +57,6 @@ FOREIGN: tuple[Foreign, ...] = (
     _only("--config-format --model-impl", "auto", "a checkpoint is read in the one way there is"),
     _only("--response-role", "assistant", "answers are the assistant's"),
     _only("--max-logprobs", "20", "of each token at most the 20 likeliest are told"),
-    _only("--stream-interval", "1", "every token is sent as it comes, and joined for readers that fall behind"),
     Foreign(
         names=("--runner",),
         takes_value=True,

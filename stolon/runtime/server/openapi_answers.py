@@ -47,14 +47,40 @@ _MESSAGE = _closed(
     reasoning_content=_TEXT,
     tool_calls=_list(_CALL),
 )
+_IDS = _list(_COUNT)
 _CHAT_CHOICE = _closed(
-    index=_COUNT, message=_MESSAGE, logprobs=_maybe(_OBJECT), finish_reason=_FINISH, matched_stop=_MATCHED
+    "token_ids",
+    token_ids=_IDS,
+    index=_COUNT,
+    message=_MESSAGE,
+    logprobs=_maybe(_OBJECT),
+    finish_reason=_FINISH,
+    matched_stop=_MATCHED,
 )
-_TEXT_CHOICE = _closed(index=_COUNT, text=_TEXT, logprobs=_maybe(_OBJECT), finish_reason=_FINISH, matched_stop=_MATCHED)
+_OF_PROMPT = {"prompt_token_ids": _IDS, "prompt_logprobs": _list(_maybe(_OBJECT))}
+_TEXT_CHOICE = _closed(
+    "token_ids prompt_token_ids prompt_logprobs",
+    token_ids=_IDS,
+    **_OF_PROMPT,
+    index=_COUNT,
+    text=_TEXT,
+    logprobs=_maybe(_OBJECT),
+    finish_reason=_FINISH,
+    matched_stop=_MATCHED,
+)
 
 
-def _completion(kind: str, choice: JsonObject) -> JsonObject:
-    return _closed(id=_TEXT, object=_one(kind), created=_COUNT, model=_TEXT, choices=_list(choice), usage=_USAGE)
+def _completion(kind: str, choice: JsonObject, **optional: JsonObject) -> JsonObject:
+    return _closed(
+        " ".join(optional),
+        **optional,
+        id=_TEXT,
+        object=_one(kind),
+        created=_COUNT,
+        model=_TEXT,
+        choices=_list(choice),
+        usage=_USAGE,
+    )
 
 
 _GENERATED: JsonObject = {"type": "object", "required": ["text", "output_ids", "meta_info"]}
@@ -103,7 +129,9 @@ _STATUS = _closed(status=_TEXT)
 
 OPERATIONS: dict[str, Operation] = {
     "/v1/chat/completions": Operation(
-        summary="The next message of a conversation", answer=_completion("chat.completion", _CHAT_CHOICE), streams=True
+        summary="The next message of a conversation",
+        answer=_completion("chat.completion", _CHAT_CHOICE, **_OF_PROMPT),
+        streams=True,
     ),
     "/v1/completions": Operation(
         summary="How a text goes on", answer=_completion("text_completion", _TEXT_CHOICE), streams=True

@@ -99,8 +99,12 @@ def openai_table(vocab_size: int) -> dict[str, Check]:
         "include_stop_str_in_output": boolean,
         "no_stop_trim": boolean,
         "stream": boolean,
+        "stream_interval": number(NUMBERS["stream_interval"]),
         "stream_options": Field(_STREAM_OPTIONS.schema, _stream_options),
         "cache_salt": string(LENGTHS["cache_salt"]),
+        "return_token_ids": boolean,
+        "return_tokens_as_token_ids": boolean,
+        "prompt_logprobs": number(NUMBERS["prompt_logprobs"]),
         "rid": RID,
         "request_id": RID,
         **CONSTRAINTS,
@@ -120,6 +124,8 @@ def openai_params(
     """From checked fields of an OpenAI route. defaults: see `drawing`"""
     if "stream_options" in values and not values.get("stream"):
         raise invalid("stream_options is only for requests with stream: true", "stream_options")
+    if "prompt_logprobs" in values and values.get("stream"):
+        raise invalid("prompt_logprobs are not streamed; ask for them without stream", "prompt_logprobs")
     return SamplingParams(
         max_tokens=max_tokens,
         min_tokens=values.get("min_tokens", 0),

@@ -77,6 +77,9 @@ class ServerConfig:
         default=False,
         metadata=flag("of a prompt that is too long take the beginning, and lower a max_tokens that does not fit"),
     )
+    stream_interval: int = field(
+        default=1, metadata=flag("least tokens of an event of a stream, but for the first and the last of an answer")
+    )
     log_level: LogLevel = field(default="info", metadata=flag("least severity that is logged", "--uvicorn-log-level"))
     log_requests: bool = field(
         default=False, metadata=flag("log each piece of work as a line of JSON on stderr", "--enable-log-requests")

@@ -31,17 +31,20 @@ class Events(Protocol):
 
 
 async def send(
-    service: Service, request: Request, deltas: AsyncGenerator[Placed, None], events: Events
+    service: Service, request: Request, deltas: AsyncGenerator[Placed, None], events: Events, interval: int = 1
 ) -> web.StreamResponse:
     """Answer `request` with events. An error before the first delta is an ordinary error answer and is raised; one
-    after it becomes the stream's last event."""
+    after it becomes the stream's last event.
+
+    interval: how many tokens of an answer an event brings at least, but for its first and its last
+    """
     async with aclosing(deltas):
         first = await anext(deltas, None)
         headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no", **request.identity()}
         response = web.StreamResponse(headers=headers)
         response.content_type = "text/event-stream"
         response.charset = "utf-8"
-        writer = _Writer(request, response, events)
+        writer = _Writer(request, response, events, max(interval, service.settings.stream_interval))
         try:
             await response.prepare(request)
             await response.write(events.start())
@@ -69,15 +72,24 @@ async def _end_with_error(request: Request, response: web.StreamResponse, last: 
 
 
 class _Writer:
-    """Writes each delta at once while the client keeps up; joins those that gather while it does not."""
+    """Writes each delta at once while the client keeps up; joins those that gather while it does not, and those that
+    bring too few tokens for an event of their own."""
 
-    def __init__(self, request: Request, response: web.StreamResponse, events: Events) -> None:
+    def __init__(self, request: Request, response: web.StreamResponse, events: Events, interval: int) -> None:
         self._connection = request.protocol
         self._response = response
         self._events = events
+        self._interval = interval
+        self._begun: set[tuple[int, int]] = set()
+        self._few: dict[tuple[int, int], Delta] = {}
         self._pending: dict[tuple[int, int], Delta] = {}
 
     async def put(self, place: int, delta: Delta) -> None:
+        if self._interval > 1:
+            enough = self._enough((place, delta.index), delta)
+            if enough is None:
+                return
+            delta = enough
         if self._connection.writing_paused:
             key = (place, delta.index)
             waiting = self._pending.get(key)
@@ -87,6 +99,19 @@ class _Writer:
             await self.flush()
         if event := self._events.delta(place, delta):
             await self._response.write(event)
+
+    def _enough(self, key: tuple[int, int], delta: Delta) -> Delta | None:
+        """What is to be written now, with what was held back before it; None: it is held back, too."""
+        waiting = self._few.pop(key, None)
+        if waiting is not None:
+            delta = joined(waiting, delta)
+        if key not in self._begun:
+            self._begun.add(key)
+            return delta
+        if delta.finish is None and len(delta.tokens) < self._interval:
+            self._few[key] = delta
+            return None
+        return delta
 
     async def flush(self) -> None:
         pending, self._pending = self._pending, {}

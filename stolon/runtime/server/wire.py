@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import secrets
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from ...lang.types import TokenLogprob, Usage
 from . import errors
@@ -55,12 +56,37 @@ def usage(counts: Sequence[Usage], thinking: int | None = None) -> JsonObject:
     }
 
 
-def chat_logprobs(entries: Sequence[TokenLogprob], wanted: int, tokenizer: Tokenizer) -> JsonObject:
+@dataclass(frozen=True, slots=True)
+class Naming:
+    """What tokens are called beside log-probabilities. by_id: as vLLM names them where their text may not do"""
+
+    tokenizer: Tokenizer
+    by_id: bool = False
+
+    def of(self, token: int) -> str:
+        return f"token_id:{token}" if self.by_id else self.tokenizer.token_text(token)
+
+    def prompt_logprobs(self, entries: Sequence[TokenLogprob | None], wanted: int) -> list[JsonObject | None]:
+        """As vLLM has them: by id, of each token of a prompt and of the `wanted` best; only these have a rank."""
+        return [None if entry is None else self._ranked(entry, wanted) for entry in entries]
+
+    def _ranked(self, entry: TokenLogprob, wanted: int) -> JsonObject:
+        ranks = {token: rank for rank, (token, _) in enumerate(entry.top, 1)}
+        found = {entry.token: entry.logprob}
+        for token, value in entry.top[:wanted]:
+            found.setdefault(token, value)
+        return {
+            str(token): {"logprob": finite(value), "rank": ranks.get(token), "decoded_token": self.of(token)}
+            for token, value in found.items()
+        }
+
+
+def chat_logprobs(entries: Sequence[TokenLogprob], wanted: int, naming: Naming) -> JsonObject:
     return {
         "content": [
             {
-                **_chat_token(entry.token, entry.logprob, tokenizer),
-                "top_logprobs": [_chat_token(token, value, tokenizer) for token, value in entry.top[:wanted]],
+                **_chat_token(entry.token, entry.logprob, naming),
+                "top_logprobs": [_chat_token(token, value, naming) for token, value in entry.top[:wanted]],
             }
             for entry in entries
         ],
@@ -68,13 +94,14 @@ def chat_logprobs(entries: Sequence[TokenLogprob], wanted: int, tokenizer: Token
     }
 
 
-def _chat_token(token: int, logprob: float, tokenizer: Tokenizer) -> JsonObject:
-    raw = tokenizer.token_bytes(token)
-    return {"token": raw.decode(errors="replace"), "logprob": finite(logprob), "bytes": list(raw)}
+def _chat_token(token: int, logprob: float, naming: Naming) -> JsonObject:
+    raw = naming.tokenizer.token_bytes(token)
+    text = naming.of(token) if naming.by_id else raw.decode(errors="replace")
+    return {"token": text, "logprob": finite(logprob), "bytes": list(raw)}
 
 
 def completion_logprobs(
-    entries: Sequence[TokenLogprob | None], first: int, wanted: int, offset: int, tokenizer: Tokenizer
+    entries: Sequence[TokenLogprob | None], first: int, wanted: int, offset: int, naming: Naming
 ) -> tuple[JsonObject, int]:
     """The older form: parallel lists. Also returns where the next entry's text starts.
 
@@ -85,23 +112,23 @@ def completion_logprobs(
     offsets: list[int] = []
     for entry in entries:
         token = first if entry is None else entry.token
-        text = tokenizer.token_text(token)
-        texts.append(text)
+        texts.append(naming.of(token))
         offsets.append(offset)
-        offset += 0 if token in tokenizer.special_ids else len(text)
+        tokenizer = naming.tokenizer
+        offset += 0 if token in tokenizer.special_ids else len(tokenizer.token_text(token))
     found: JsonObject = {
         "tokens": texts,
         "token_logprobs": [None if entry is None else finite(entry.logprob) for entry in entries],
-        "top_logprobs": [None if entry is None else _top(entry, wanted, tokenizer) for entry in entries],
+        "top_logprobs": [None if entry is None else _top(entry, wanted, naming) for entry in entries],
         "text_offset": offsets,
     }
     return found, offset
 
 
-def _top(entry: TokenLogprob, wanted: int, tokenizer: Tokenizer) -> dict[str, float]:
+def _top(entry: TokenLogprob, wanted: int, naming: Naming) -> dict[str, float]:
     """By text. Two tokens may read the same; the likelier one stands."""
     found: dict[str, float] = {}
     for token, value in entry.top[:wanted]:
-        found.setdefault(tokenizer.token_text(token), finite(value))
-    found.setdefault(tokenizer.token_text(entry.token), finite(entry.logprob))
+        found.setdefault(naming.of(token), finite(value))
+    found.setdefault(naming.of(entry.token), finite(entry.logprob))
     return found
