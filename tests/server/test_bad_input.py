@@ -80,12 +80,17 @@ def _of_the_conversation() -> Iterator[Row]:
         ("part a string", "x", TYPE, "messages[0].content[0]"),
     ):
         yield f"B26 {name}", CHAT, {"messages": [{"role": "user", "content": [part]}]}, 400, code, param
+    called = {"name": "f", "arguments": "{}"}
+    twice = [{"type": "function", "function": called}]
     for name, message, code, param in (
         ("thought of a user", {"role": "user", "content": "a", "reasoning": "b"}, VALUE, "reasoning"),
         ("refusal of a user", {"role": "user", "refusal": "b"}, VALUE, "refusal"),
         ("two thoughts", {"role": "assistant", "reasoning": "a", "reasoning_content": "b"}, VALUE, "reasoning"),
         ("nothing said", {"role": "assistant", "refusal": None}, MISSING, "content"),
-        ("older call", {"role": "assistant", "function_call": {}}, UNSUPPORTED, "function_call"),
+        ("call without a name", {"role": "assistant", "function_call": {}}, MISSING, "function_call.name"),
+        ("call of a user", {"role": "user", "content": "a", "function_call": called}, VALUE, "function_call"),
+        ("two forms", {"role": "assistant", "function_call": called, "tool_calls": twice}, VALUE, "function_call"),
+        ("result of nothing", {"role": "function", "content": "a"}, MISSING, "name"),
     ):
         yield name, CHAT, {"messages": [message]}, 400, code, f"messages[0].{param}"
     yield "effort", CHAT, {"reasoning_effort": "huge"}, 400, VALUE, "reasoning_effort"
@@ -202,10 +207,10 @@ def _of_the_rest() -> Iterator[Row]:
     yield "thought of a completion", TEXT, {"include_reasoning": False}, 400, UNKNOWN, "include_reasoning"
     yield from _of_constraints()
     yield from _of_tools()
-    for field in "chat_template chat_template_kwargs prompt_embeds custom_logit_processor lora_path functions".split():
+    for field in "chat_template chat_template_kwargs prompt_embeds custom_logit_processor lora_path".split():
         yield f"B58 {field}", CHAT, {field: {}}, 400, UNSUPPORTED, field
         yield f"B58 {field}", TEXT, {field: "x"}, 400, UNSUPPORTED, field
-    for field in ("tools", "tool_choice", "parallel_tool_calls", "suffix"):
+    for field in ("tools", "tool_choice", "parallel_tool_calls", "suffix", "functions", "function_call"):
         yield f"only for chat: {field}", TEXT, {field: "x"}, 400, UNSUPPORTED, field
     for field in "bad_words repetition_detection thinking_token_budget logprob_token_ids vllm_xargs".split():
         for route in (CHAT, TEXT):
@@ -297,6 +302,24 @@ def _of_tools() -> Iterator[Row]:
     ):
         wrong = {"type": "allowed_tools", "allowed_tools": allowed}
         yield f"B56 allowed {name}", CHAT, {"tools": [tool], choice: wrong}, 400, code, param
+    first = {"functions": [{"name": "f"}]}
+    for name, more, param in (
+        ("mode", {"function_call": "required"}, "function_call"),
+        ("another", {"function_call": {"name": "g"}}, "function_call.name"),
+        ("two forms", {"tools": [tool]}, "functions"),
+        ("two forms of a choice", {choice: "auto"}, "functions"),
+        ("twice", {"functions": [{"name": "f"}] * 2}, "tools"),
+    ):
+        yield f"functions: {name}", CHAT, {**first, **more}, 400, VALUE, param
+    yield "functions: no name", CHAT, {"functions": [{}]}, 400, MISSING, "functions[0].name"
+    yield (
+        "functions: schema",
+        CHAT,
+        {"functions": [{"name": "f", "parameters": 3}]},
+        400,
+        BAD_SCHEMA,
+        "functions[0].parameters",
+    )
     yield "B56 no tools", CHAT, {choice: "required"}, 400, VALUE, choice
     yield "B56 parallel", CHAT, {"parallel_tool_calls": 1}, 400, TYPE, "parallel_tool_calls"
     yield "tools and a form", CHAT, {"tools": [tool], "regex": "a"}, 400, VALUE, "regex"

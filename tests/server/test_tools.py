@@ -342,3 +342,53 @@ async def test_log_probabilities_of_calls_are_all_there(server: Running, client:
     assert whole.choices[0].logprobs is not None
     assert whole.choices[0].logprobs.content == entries
     assert "".join(entry.token for entry in entries) == CALL + "<end>"
+
+
+FIRST_FORM: dict[str, Any] = {"model": "fake", "messages": HELLO, "functions": [WEATHER["function"], TIME["function"]]}
+
+
+async def test_functions_are_tools_in_their_first_form(server: Running, client: AsyncOpenAI) -> None:
+    server.engine.script = f"So: {CALL}\n{CALL}"
+    await client.chat.completions.create(**ASKED)
+    seen = prompt(server)
+    reply = await client.chat.completions.create(**FIRST_FORM)
+    assert prompt(server) == seen
+    (choice,) = reply.choices
+    assert (choice.finish_reason, choice.message.content, choice.message.tool_calls) == ("function_call", "So:", None)
+    assert choice.message.function_call is not None
+    assert choice.message.function_call.model_dump() == {"name": "get_weather", "arguments": PARIS}
+    name, arguments, finishes = "", "", set[str]()
+    async for chunk in await client.chat.completions.create(**FIRST_FORM, stream=True):
+        (part,) = chunk.choices
+        assert part.delta.tool_calls is None
+        if part.delta.function_call is not None:
+            name += part.delta.function_call.name or ""
+            arguments += part.delta.function_call.arguments or ""
+        finishes |= {part.finish_reason or ""}
+    assert (name, arguments, finishes) == ("get_weather", PARIS, {"", "function_call"})
+
+
+async def test_a_function_can_be_named_or_kept_from_the_model(server: Running, client: AsyncOpenAI) -> None:
+    server.engine.script = CALL
+    await client.chat.completions.create(**FIRST_FORM, function_call={"name": "get_weather"})
+    found = tags(server)
+    assert (len(found["tags"]), found["least"], found["most"]) == (1, 1, 1)
+    reply = await client.chat.completions.create(**FIRST_FORM, function_call="none")
+    assert (reply.choices[0].message.content, reply.choices[0].finish_reason) == (CALL, "stop")
+    assert "tools:" not in prompt(server)
+
+
+async def test_calls_and_results_of_functions_reach_the_template(server: Running, client: AsyncOpenAI) -> None:
+    server.engine.script = CALL
+    message = (await client.chat.completions.create(**FIRST_FORM)).choices[0].message
+    result: Any = {"role": "function", "name": "get_weather", "content": "sunny"}
+    server.engine.script = "It is sunny."
+    for kept in (message, message.model_dump(), message.model_dump(exclude_none=True)):
+        messages: list[Any] = [*HELLO, kept, result]
+        reply = await client.chat.completions.create(**{**FIRST_FORM, "messages": messages})
+        assert reply.choices[0].message.content == "It is sunny."
+        call = (
+            '"tool_calls": [{"type": "function", "function": {"name": "get_weather", "arguments": {"city": "Paris"}}}]'
+        )
+        assert call in prompt(server)
+        assert 'tool: sunny{"name": "get_weather"}' in prompt(server)

@@ -18,7 +18,7 @@ from .constraints import asked_constraint
 from .conversation import messages
 from .errors import invalid
 from .fields import Check, Field, Values, boolean, list_of, number, object_of, one_of
-from .hearing import Spoken, finish_reason, listen
+from .hearing import Spoken, listen
 from .prompts import check_model, fit
 from .request import Request
 from .sampling import UNSUPPORTED, StreamOptions, openai_params, openai_table
@@ -27,7 +27,7 @@ from .settings import ServerConfig
 from .stream import send
 from .talk import Talk, asked_ending, prepare
 from .template_variables import EFFORT, effort, template_variables
-from .tools import TOOL_CHOICE, TOOLS, offer
+from .tools import FUNCTION_CALL, FUNCTIONS, TOOL_CHOICE, TOOLS, Offer, offer
 from .watching import is_unlogged
 
 
@@ -42,6 +42,8 @@ def request_body(vocab_size: int) -> Field[dict[str, Any]]:
         "tools": TOOLS,
         "tool_choice": TOOL_CHOICE,
         "parallel_tool_calls": boolean,
+        "functions": FUNCTIONS,
+        "function_call": FUNCTION_CALL,
         "modalities": list_of(one_of("text"), LENGTHS["parts"]),
         "continue_final_message": boolean,
         "add_generation_prompt": boolean,
@@ -93,7 +95,8 @@ async def _question(engine: Engine, values: Values, settings: ServerConfig, name
         created=int(time.time()),
         model=engine.model_name,
         reading=prepared.reading,
-        parallel=values.get("parallel_tool_calls", True),
+        parallel=_parallel(values),
+        first_form=_has_functions(values),
         stream_reasoning=values.get("stream_reasoning", True),
         options=values.get("stream_options", StreamOptions()),
         top_logprobs=params.logprobs,
@@ -112,16 +115,33 @@ def _talk(values: Values, settings: ServerConfig) -> Talk:
     if not (values.get("include_reasoning", True) or values.get("separate_reasoning", True)):
         message = "include_reasoning: false leaves a thought out, separate_reasoning: false leaves it in; give one"
         raise invalid(message, "include_reasoning")
-    parallel = values.get("parallel_tool_calls", True)
     return Talk(
         messages=values["messages"],
-        offer=offer(values.get("tools", []), values.get("tool_choice"), parallel=parallel),
+        offer=_offer(values),
         asked=asked_constraint(values),
         ending=asked_ending(values),
         separate_reasoning=values.get("separate_reasoning", True),
         variables={**effort(values.get("reasoning_effort")), **values.get("chat_template_kwargs", {})},
         cuts=True,
     )
+
+
+def _has_functions(values: Values) -> bool:
+    """Whether tools are asked for in OpenAI's first form. Raises HttpError if they are in both."""
+    first = [name for name in ("functions", "function_call") if name in values]
+    second = [name for name in ("tools", "tool_choice", "parallel_tool_calls") if name in values]
+    if first and second:
+        raise invalid(f"{first[0]} is the first form of {second[0]}; give one", first[0])
+    return bool(first)
+
+
+def _parallel(values: Values) -> bool:
+    return not _has_functions(values) and values.get("parallel_tool_calls", True)
+
+
+def _offer(values: Values) -> Offer | None:
+    tools, choice = ("functions", "function_call") if _has_functions(values) else ("tools", "tool_choice")
+    return offer(values.get(tools, []), values.get(choice), parallel=_parallel(values))
 
 
 def _max_tokens(values: Values) -> tuple[str, int | None]:
@@ -145,16 +165,20 @@ def _choice(form: Form, index: int, spoken: Spoken, done: Answer) -> JsonObject:
         message["reasoning_content"] = spoken.thought
     if spoken.calls:
         message["content"] = spoken.text or None
-        message["tool_calls"] = [
-            {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
-            for call in spoken.calls
-        ]
+        called: list[JsonObject] = [{"name": call.name, "arguments": call.arguments} for call in spoken.calls]
+        if form.first_form:
+            (message["function_call"],) = called
+        else:
+            message["tool_calls"] = [
+                {"id": call.id, "type": "function", "function": function}
+                for call, function in zip(spoken.calls, called, strict=True)
+            ]
     ids: JsonObject = {} if form.prompt_ids is None else {"token_ids": done.tokens}
     return {
         **ids,
         "index": index,
         "message": message,
         "logprobs": form.logprobs(done.logprobs),
-        "finish_reason": finish_reason(done.finish, len(spoken.calls)),
+        "finish_reason": form.finish_reason(done.finish, len(spoken.calls)),
         "matched_stop": done.matched,
     }

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ...lang.types import Delta, TokenLogprob, Usage
+from ...lang.types import Delta, FinishReason, TokenLogprob, Usage
 from . import wire
 from .answers import Question
 from .body import JsonObject
 from .errors import HttpError
 from .formats.choose import Reading, new_call_id
 from .formats.source import Arguments, Call, Piece, Text, Thought
-from .hearing import Hearing, finish_reason
+from .hearing import Hearing
 from .sampling import StreamOptions
 
 
@@ -20,6 +20,7 @@ from .sampling import StreamOptions
 class Form:
     """How the answers to one request are written.
 
+    first_form: a call is written as `function_call`, in OpenAI's first form
     top_logprobs: how many ranked tokens stand beside each; None: no log-probabilities; prompt_logprobs: the same of the
         prompt
     prompt_ids: None: no ids of tokens are sent
@@ -30,6 +31,7 @@ class Form:
     model: str
     reading: Reading
     parallel: bool
+    first_form: bool
     stream_reasoning: bool
     options: StreamOptions
     top_logprobs: int | None
@@ -40,6 +42,12 @@ class Form:
 
     def head(self, kind: str) -> JsonObject:
         return {"id": self.id, "object": kind, "created": self.created, "model": self.model}
+
+    def finish_reason(self, reason: FinishReason | None, calls: int) -> str | None:
+        """OpenAI's: an answer that ends by itself after a call ends for its calls."""
+        if not calls or reason != "stop":
+            return reason
+        return "function_call" if self.first_form else "tool_calls"
 
     def logprobs(self, entries: list[TokenLogprob] | None) -> JsonObject | None:
         if self.top_logprobs is None or entries is None:
@@ -120,7 +128,7 @@ class ChatEvents:
                     choice["token_ids"] = delta.tokens
             if place == len(says) - 1 and delta.finish is not None:
                 calls = self._hearings[delta.index].calls if self._hearings else 0
-                choice["finish_reason"] = finish_reason(delta.finish, calls)
+                choice["finish_reason"] = self._form.finish_reason(delta.finish, calls)
                 choice["matched_stop"] = delta.matched
             chunks.append(self._chunk(choice))
         return b"".join(chunks)
@@ -132,6 +140,10 @@ class ChatEvents:
                 return {"content": text}
             case Thought(text):
                 return {"reasoning_content": text}
+            case Call(name) if self._form.first_form:
+                return {"function_call": {"name": name, "arguments": ""}}
+            case Arguments(text) if self._form.first_form:
+                return {"function_call": {"arguments": text}}
             case Call(name):
                 self._calls[index] += 1
                 call = {"id": new_call_id(self._form.reading.tools), "type": "function"}

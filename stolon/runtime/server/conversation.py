@@ -51,15 +51,16 @@ def text_or_parts(types: tuple[str, ...], parts: str, **others: Field[Any]) -> F
 
 _CONTENT = text_or_parts(("text",), "parts of type 'text'")
 
+_CALLED = object_of(
+    # what OpenAI's client has read out of the arguments comes back with a parsed message
+    {"name": string(LENGTHS["name"]), "arguments": string(), "parsed_arguments": ignored},
+    required=("name", "arguments"),
+)
 _CALL = object_of(
     {
         "id": string(LENGTHS["name"]),
         "type": one_of("function"),
-        "function": object_of(
-            # what OpenAI's client has read out of the arguments comes back with a parsed message
-            {"name": string(LENGTHS["name"]), "arguments": string(), "parsed_arguments": ignored},
-            required=("name", "arguments"),
-        ),
+        "function": _CALLED,
         "index": ignored,  # of a streamed call that a client has put together
     },
     required=("function",),
@@ -81,14 +82,13 @@ def call_message(id: str | None, name: str, arguments: str) -> Message:
     return call if id is None else {"id": id, **call}
 
 
-_NOT_IN_A_MESSAGE = {**UNSUPPORTED, "function_call": "this is the older form; use tool_calls"}
-
 _MESSAGE = object_of(
     {
-        "role": one_of("system", "developer", "user", "assistant", "tool"),
+        "role": one_of("system", "developer", "user", "assistant", "tool", "function"),
         "content": _CONTENT,
         "name": string(LENGTHS["name"]),
         "tool_calls": list_of(Field(_CALL.schema, _call), LENGTHS["tool_calls"]),
+        "function_call": _CALLED,
         "tool_call_id": string(LENGTHS["name"]),
         "reasoning_content": string(),
         "reasoning": string(),
@@ -97,15 +97,18 @@ _MESSAGE = object_of(
         **dict.fromkeys(["annotations", "parsed"], ignored),
     },
     required=("role",),
-    unsupported=_NOT_IN_A_MESSAGE,
+    unsupported=UNSUPPORTED,
 )
+
+
+_SAME_ROLES = {"developer": "system", "function": "tool"}
 
 
 def _message(path: str, value: object) -> Message:
     fields = _MESSAGE(path, value)
     for name in ("annotations", "parsed"):
         fields.pop(name, None)
-    for name in ("tool_calls", "reasoning_content", "reasoning", "refusal"):
+    for name in ("tool_calls", "function_call", "reasoning_content", "reasoning", "refusal"):
         if name in fields and fields["role"] != "assistant":
             raise invalid(f"{path}.{name} is only for messages of the assistant", f"{path}.{name}")
     thought = fields.pop("reasoning", None)  # vLLM's later name
@@ -114,12 +117,18 @@ def _message(path: str, value: object) -> Message:
     if "refusal" in fields:
         # it stands in the place of an answer
         fields["content"] = fields.get("content", "") + fields.pop("refusal")
+    called = fields.pop("function_call", None)
+    if called is not None:
+        if fields.get("tool_calls"):
+            raise invalid(f"{path}: give one of tool_calls and function_call", f"{path}.function_call")
+        fields["tool_calls"] = [call_message(None, called["name"], called["arguments"])]
     if not fields.get("tool_calls"):
         fields.pop("tool_calls", None)
         if "content" not in fields:
             raise missing(f"{path}.content")
-    if fields["role"] == "developer":
-        fields["role"] = "system"
+    if fields["role"] == "function" and "name" not in fields:
+        raise missing(f"{path}.name")
+    fields["role"] = _SAME_ROLES.get(fields["role"], fields["role"])
     return fields
 
 

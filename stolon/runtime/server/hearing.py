@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 
-from ...lang.types import Delta, FinishReason
+from ...lang.types import Delta
 from .answers import Question, Reply
 from .formats.choose import Reading, ToolFormat, new_call_id
 from .formats.source import Arguments, Call, Piece, Text, Thought
@@ -104,11 +104,6 @@ class Hearing:
                 return pieces[:place]
             self.calls += isinstance(piece, Call)
         return pieces
-
-
-def finish_reason(reason: FinishReason | None, calls: int) -> str | None:
-    """OpenAI's: an answer that ends by itself after a call ends for its calls."""
-    return "tool_calls" if calls and reason == "stop" else reason
 
 
 async def listen(

@@ -36,16 +36,17 @@ def _one(value: str) -> JsonObject:
 ERROR = _closed(error=_closed(message=_TEXT, type=_TEXT, param=_maybe(_TEXT), code=_maybe(_TEXT)))
 
 _USAGE: JsonObject = {"type": "object", "required": ["prompt_tokens", "total_tokens"]}
-_FINISH = _maybe({"type": "string", "enum": ["stop", "length", "tool_calls", "abort", "error"]})
+_FINISH = _maybe({"type": "string", "enum": ["stop", "length", "tool_calls", "function_call", "abort", "error"]})
 _MATCHED = _maybe({"type": ["string", "integer"]})
 _CALL = _closed(id=_TEXT, type=_one("function"), function=_closed(name=_TEXT, arguments=_TEXT))
 _MESSAGE = _closed(
-    "reasoning_content tool_calls refusal",
+    "reasoning_content tool_calls function_call refusal",
     role=_one("assistant"),
     content=_maybe(_TEXT),
     refusal=_maybe(_TEXT),
     reasoning_content=_TEXT,
     tool_calls=_list(_CALL),
+    function_call=_closed(name=_TEXT, arguments=_TEXT),
 )
 _IDS = _list(_COUNT)
 _CHAT_CHOICE = _closed(

@@ -20,6 +20,8 @@ MEANINGS: dict[str, str] = {
     "echo": "The prompt stands before the answer.",
     "encoding_format": "Vectors as lists of numbers, or as base64 of 32-bit floats, little end first.",
     "frequency_penalty": "Taken from a token's logit for each time it was said.",
+    "function_call": "The first form of `tool_choice`.",
+    "functions": "The first form of `tools`.",
     "guided_choice": "vLLM's name for choices.",
     "guided_grammar": "vLLM's name for `ebnf`.",
     "guided_json": "vLLM's name for `json_schema`.",

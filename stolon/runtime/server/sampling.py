@@ -36,7 +36,7 @@ UNSUPPORTED: dict[str, str] = {
     **dict.fromkeys(CONSTRAINTS, "constraints are regex, json_schema and ebnf, in the sampling_params of /generate"),
     **UNSUPPORTED_CONSTRAINTS,
     **dict.fromkeys(["tools", "tool_choice", "parallel_tool_calls"], "tools are for /v1/chat/completions"),
-    **dict.fromkeys(["functions", "function_call"], "this is the older form; use tools and tool_choice"),
+    **dict.fromkeys(["functions", "function_call"], "functions are for /v1/chat/completions"),
     "chat_template": _NO_TEMPLATE,
     "chat_template_kwargs": _NO_TEMPLATE,
     **dict.fromkeys(

@@ -195,6 +195,11 @@ def check_type(path: str, value: object) -> None:
 
 TOOLS: Field[list[Tool]] = list_of(Field(_TOOL.schema, _tool), LENGTHS["tools"])
 
+# OpenAI's first form of tools: of an answer there is then one call at most
+FUNCTIONS: Field[list[Tool]] = list_of(
+    Field(_FUNCTION.schema, lambda path, value: made(_FUNCTION(path, value), f"{path}.parameters")), LENGTHS["tools"]
+)
+
 MODES = one_of("none", "auto", "required")
 
 
@@ -252,6 +257,19 @@ def _choice(path: str, value: object) -> Choice:
 
 
 TOOL_CHOICE: Field[Choice] = Field({"anyOf": [MODES.schema, _NAMED.schema, _ALLOWED.schema]}, _choice)
+
+
+_FUNCTION_MODES = one_of("none", "auto")
+_FUNCTION_NAMED = object_of({"name": NAME}, required=("name",))
+
+
+def _function_call(path: str, value: object) -> Choice:
+    if isinstance(value, str):
+        return Choice(_FUNCTION_MODES(path, value), path=path)
+    return Choice.named(_FUNCTION_NAMED(path, value)["name"], f"{path}.name")
+
+
+FUNCTION_CALL: Field[Choice] = Field({"anyOf": [_FUNCTION_MODES.schema, _FUNCTION_NAMED.schema]}, _function_call)
 
 
 def offer(tools: list[Tool], choice: Choice | None, *, parallel: bool) -> Offer | None:
