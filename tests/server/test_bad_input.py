@@ -202,6 +202,10 @@ def _of_the_rest() -> Iterator[Row]:
     for route in (CHAT, TEXT):
         of_prompt = {"stream": True, "prompt_logprobs": 1}
         yield "prompt_logprobs streamed", route, of_prompt, 400, VALUE, "prompt_logprobs"
+        for value, code in ((0, VALUE), (-2, VALUE), ("5", TYPE), (True, TYPE)):
+            yield f"truncate {value!r}", route, {"truncate_prompt_tokens": value}, 400, code, "truncate_prompt_tokens"
+        yield "side", route, {"truncation_side": "middle"}, 400, VALUE, "truncation_side"
+    yield "bos of a chat", CHAT, {"add_special_tokens": True}, 400, UNSUPPORTED, "add_special_tokens"
     in_and_out = {"include_reasoning": False, "separate_reasoning": False}
     yield "thought in and out", CHAT, in_and_out, 400, VALUE, "include_reasoning"
     yield "thought of a completion", TEXT, {"include_reasoning": False}, 400, UNKNOWN, "include_reasoning"

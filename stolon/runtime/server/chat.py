@@ -18,6 +18,7 @@ from .constraints import asked_constraint
 from .conversation import messages
 from .errors import invalid
 from .fields import Check, Field, Values, boolean, list_of, number, object_of, one_of
+from .fields_foreign import only
 from .hearing import Spoken, listen
 from .prompts import check_model, fit
 from .request import Request
@@ -28,6 +29,7 @@ from .stream import send
 from .talk import Talk, asked_ending, prepare
 from .template_variables import EFFORT, effort, template_variables
 from .tools import FUNCTION_CALL, FUNCTIONS, TOOL_CHOICE, TOOLS, Offer, offer
+from .truncation import TRUNCATION, Truncation
 from .watching import is_unlogged
 
 
@@ -49,6 +51,8 @@ def request_body(vocab_size: int) -> Field[dict[str, Any]]:
         "add_generation_prompt": boolean,
         "separate_reasoning": boolean,
         "include_reasoning": boolean,
+        "add_special_tokens": only(False, "the chat template writes those that there are"),
+        **TRUNCATION,
         "stream_reasoning": boolean,
         "reasoning_effort": EFFORT,
         "chat_template_kwargs": Field({"type": "object"}, template_variables),
@@ -80,8 +84,9 @@ async def answer(service: Service, request: Request) -> web.StreamResponse:
 
 
 async def _question(engine: Engine, values: Values, settings: ServerConfig, name: Name) -> tuple[Question, Form]:
-    prepared = await prepare(engine, settings, _talk(values, settings))
     limit, wanted = _max_tokens(values)
+    truncation = Truncation.of_request(engine, values, settings, 1 if wanted is None else wanted)
+    prepared = await prepare(engine, settings, _talk(values, settings, truncation))
     params = openai_params(
         prepared.shown(values),
         engine.sampling_defaults,
@@ -108,7 +113,7 @@ async def _question(engine: Engine, values: Values, settings: ServerConfig, name
     return question, form
 
 
-def _talk(values: Values, settings: ServerConfig) -> Talk:
+def _talk(values: Values, settings: ServerConfig, truncation: Truncation | None) -> Talk:
     if "chat_template_kwargs" in values and not settings.allow_chat_template_kwargs:
         message = "chat_template_kwargs: this server was started without --allow-chat-template-kwargs"
         raise invalid(message, "chat_template_kwargs", "unsupported_parameter")
@@ -122,7 +127,7 @@ def _talk(values: Values, settings: ServerConfig) -> Talk:
         ending=asked_ending(values),
         separate_reasoning=values.get("separate_reasoning", True),
         variables={**effort(values.get("reasoning_effort")), **values.get("chat_template_kwargs", {})},
-        cuts=True,
+        truncation=truncation,
     )
 
 

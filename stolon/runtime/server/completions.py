@@ -19,12 +19,13 @@ from .body import JsonObject, read_object
 from .constraints import asked_constraint
 from .errors import HttpError, invalid
 from .fields import Check, Field, Values, boolean, number, object_of
-from .prompts import check_model, cut, encode_text, fit, prompt_list
+from .prompts import check_model, encode_text, fit, prompt_list
 from .request import Request
 from .sampling import UNSUPPORTED, StreamOptions, most_answers, openai_params, openai_table
 from .service import Engine, Service
 from .settings import ServerConfig
 from .stream import send
+from .truncation import TRUNCATION, Truncation, cut
 from .watching import is_unlogged
 
 _DEFAULT_TOKENS = 16  # OpenAI's
@@ -39,6 +40,8 @@ def request_body(vocab_size: int) -> Field[dict[str, Any]]:
         "logprobs": number(NUMBERS["logprobs"]),
         "echo": boolean,
         "best_of": number(NUMBERS["best_of"]),
+        "add_special_tokens": boolean,
+        **TRUNCATION,
     }
     return object_of(table, required=("model", "prompt"), unsupported=UNSUPPORTED)
 
@@ -119,12 +122,15 @@ async def _questions(
     of_prompt = [values.get("prompt_logprobs"), logprobs if values.get("echo", False) else None]
     drawing = {**values, "n": drawn}
     asked = asked_constraint(values)
+    cuts = settings.allow_auto_truncate
+    truncation = Truncation.of_request(engine, values, settings, _DEFAULT_TOKENS if wanted is None else wanted)
     questions: list[Question] = []
     for place, prompt in enumerate(prompts):
         path = "prompt" if len(prompts) == 1 else f"prompt[{place}]"
-        cuts = settings.allow_auto_truncate
-        whole = await encode_text(engine, prompt, path, cuts=cuts) if isinstance(prompt, str) else prompt
-        ids = cut(engine, whole, settings)
+        if isinstance(prompt, str):
+            ids = await encode_text(engine, prompt, path, truncation, bos=values.get("add_special_tokens", True))
+        else:
+            ids = cut(prompt, truncation)
         params = openai_params(
             drawing,
             engine.sampling_defaults,
@@ -147,9 +153,9 @@ async def _questions(
     return questions
 
 
-def _echoed(engine: Engine, prompt: str | list[int], question: Question, settings: ServerConfig) -> str:
+def _echoed(engine: Engine, prompt: str | list[int], question: Question, *, is_whole: bool) -> str:
     """The prompt as text, as much of it as was read."""
-    if isinstance(prompt, str) and not settings.allow_auto_truncate:
+    if isinstance(prompt, str) and is_whole:
         return prompt
     return engine.tokenizer.decode(question.prompt)
 
@@ -163,12 +169,13 @@ def _form(
     name: Name,
 ) -> _Form:
     echo = values.get("echo", False)
+    is_whole = not settings.allow_auto_truncate and "truncate_prompt_tokens" not in values
     pairs = zip(prompts, questions, strict=True) if echo else ()
     return _Form(
         id=name.id,
         created=int(time.time()),
         model=engine.model_name,
-        prompts=[_echoed(engine, *pair, settings) for pair in pairs],
+        prompts=[_echoed(engine, *pair, is_whole=is_whole) for pair in pairs],
         echo=echo,
         logprobs=values.get("logprobs", None),
         prompt_logprobs=values.get("prompt_logprobs"),

@@ -145,16 +145,14 @@ def characters(conversation: Messages) -> int:
     )
 
 
-def shortened(conversation: Messages, size: int) -> Messages:
-    """The same messages with no more than the first `size` characters of `texts`."""
-    found: Messages = []
-    for message in conversation:
-        kept = dict(message)
-        for name in _TEXTS:
-            if name in kept:
-                kept[name] = kept[name][:size]
-                size -= len(kept[name])
-        found.append(kept)
+def shortened(conversation: Messages, size: int, *, keeps_end: bool = False) -> Messages:
+    """The same messages with no more than the first (or the last) `size` characters of `texts`."""
+    found = [dict(message) for message in conversation]
+    places = [(message, name) for message in found for name in _TEXTS if name in message]
+    for message, name in reversed(places) if keeps_end else places:
+        text: str = message[name]
+        message[name] = text[max(0, len(text) - size) :] if keeps_end else text[:size]
+        size -= len(message[name])
     return found
 
 

@@ -20,6 +20,7 @@ from .request import Request
 from .sampling import UNSUPPORTED
 from .service import Embedder, Service
 from .settings import ServerConfig
+from .truncation import TRUNCATE
 
 if TYPE_CHECKING:
     from ..packed import Tokens
@@ -31,18 +32,6 @@ EMBEDDING_UNSUPPORTED = {
     "messages": "send the text itself as input",
     "add_special_tokens": "texts are framed as the tokenizer does it; send token ids for anything else",
 }
-
-
-_most = number(NUMBERS["truncate_prompt_tokens"])
-
-
-def _truncate(path: str, value: object) -> int:
-    if value == 0 and not isinstance(value, bool):
-        raise invalid(f"{path} must be -1 (as many as the model reads) or at least 1, got 0", path)
-    return _most(path, value)
-
-
-TRUNCATE = Field({**_most.schema, "not": {"const": 0}}, _truncate)
 
 
 @functools.lru_cache(maxsize=4)

@@ -21,12 +21,13 @@ from .errors import invalid
 from .fields import Check, Field, Values, boolean, list_of, number, object_of, string, token_ids, wrong_type
 from .fields_foreign import LOGGED, only
 from .native import Form, NativeEvents, replies
-from .prompts import cut, encode_chat, encode_text, fit, token_list
+from .prompts import encode_chat, encode_text, fit, token_list
 from .request import Request
 from .sampling import UNSUPPORTED, most_answers, native_params, native_sampling
 from .service import Engine, Service
 from .settings import ServerConfig
 from .stream import send
+from .truncation import Truncation, cut
 from .watching import is_unlogged
 
 _DEFAULT_TOKENS = 128  # SGLang's
@@ -160,7 +161,7 @@ def _sampling(values: Values) -> Values:
 async def _question(engine: Engine, values: Values, given: Input, path: str, settings: ServerConfig) -> Question:
     how, cuts = _sampling(values), settings.allow_auto_truncate
     ending = "continued" if values.get("continue_final_message", False) else "opened"
-    prompt = cut(engine, await _encode(engine, given, path, ending, cuts=cuts), settings)
+    prompt = await _encode(engine, given, path, ending, Truncation.of_server(engine, settings))
     wanted = how.get("max_new_tokens")
     max_tokens = fit(engine, prompt, wanted, _DEFAULT_TOKENS, "sampling_params.max_new_tokens", lowers=cuts)
     return Question(
@@ -183,12 +184,12 @@ def _asked(how: Values) -> Asked | None:
     return replace(asked, constraint=replace(asked.constraint, after=after)) if asked and after else asked
 
 
-async def _encode(engine: Engine, given: Input, path: str, ending: Ending, *, cuts: bool) -> list[int]:
+async def _encode(engine: Engine, given: Input, path: str, ending: Ending, truncation: Truncation | None) -> list[int]:
     if isinstance(given, str):
-        return await encode_text(engine, given, path, cuts=cuts)
+        return await encode_text(engine, given, path, truncation)
     if given and isinstance(given[0], dict):
-        return await encode_chat(engine, cast(Messages, given), ending=ending, cuts=cuts)
-    return cast("list[int]", given)
+        return cut(await encode_chat(engine, cast(Messages, given), ending=ending, truncation=truncation), truncation)
+    return cut(cast("list[int]", given), truncation)
 
 
 def _logprobs(values: Values, prompt_length: int) -> dict[str, Any]:

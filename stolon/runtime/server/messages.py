@@ -26,6 +26,7 @@ from .stream import send
 from .talk import Prepared, Talk, prepare
 from .template_variables import thinking
 from .tools import Choice, offer
+from .truncation import Truncation
 
 _UNSUPPORTED = {
     **UNSUPPORTED,
@@ -87,7 +88,7 @@ async def answer(service: Service, request: Request) -> web.StreamResponse:
         found = await read_object(request, settings)
         check_model(found, engine)
         values = REQUEST_BODY("", found)
-        prepared = await _prepared(engine, values, settings, cuts=True)
+        prepared = await _prepared(engine, values, settings, Truncation.of_server(engine, settings))
         question = _question(engine, values, prepared, settings)
         form = _Form(engine.model_name, prepared, parallel=_choice(values)[1])
         if values.get("stream", False):
@@ -117,7 +118,9 @@ def _choice(values: Values) -> tuple[Choice | None, bool]:
     return values.get("tool_choice", (None, True))
 
 
-async def _prepared(engine: Engine, values: Values, settings: ServerConfig, *, cuts: bool = False) -> Prepared:
+async def _prepared(
+    engine: Engine, values: Values, settings: ServerConfig, truncation: Truncation | None = None
+) -> Prepared:
     choice, parallel = _choice(values)
     system = [{"role": "system", "content": values["system"]}] if values.get("system") else []
     messages = [*system, *values["messages"]]
@@ -128,7 +131,7 @@ async def _prepared(engine: Engine, values: Values, settings: ServerConfig, *, c
         # an answer may be begun for the model
         ending="continued" if last["role"] == "assistant" and "tool_calls" not in last else "opened",
         variables=thinking(values["thinking"]["type"] != "disabled") if "thinking" in values else {},
-        cuts=cuts,
+        truncation=truncation,
     )
     return await prepare(engine, settings, talk)
 

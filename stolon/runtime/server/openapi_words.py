@@ -120,6 +120,7 @@ MEANINGS: dict[str, str] = {
     "top_p": "Only the likeliest tokens that together have this probability.",
     "truncate_prompt_tokens": "How many tokens of a text are kept; -1: as many as the model reads.",
     "truncation": "Only disabled: a prompt that is too long is an error.",
+    "truncation_side": "What goes of a prompt that is cut: its beginning (left) or its end (right).",
     "unconditional": "The same tokens are also scored without the prompt.",
     "use_beam_search": "Only false.",
     "user": "Accepted, and changes nothing.",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import logging
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
@@ -27,10 +26,7 @@ from .fields import (
     wrong_type,
 )
 from .service import ChatTemplate, Engine, Served
-from .settings import ServerConfig
-from .watching import request_id
-
-logger = logging.getLogger(__name__)
+from .truncation import Truncation, cut
 
 
 def chat_of(engine: Engine, conversation: Messages, *, continue_final: bool) -> ChatTemplate:
@@ -56,9 +52,9 @@ async def encode_chat(
     ending: Ending = "opened",
     tools: Sequence[JsonObject] | None = None,
     variables: Mapping[str, Any] | None = None,
-    cuts: bool = False,
+    truncation: Truncation | None = None,
 ) -> list[int]:
-    """cuts: of a conversation that is far too long the beginning is enough
+    """All of it; truncation: how it will be cut, so that of a conversation that is far too long that part is enough
 
     Raises ChatTemplateError if the template refuses the conversation, HttpError if it is far too long, and what
     `chat_of` raises.
@@ -69,25 +65,31 @@ async def encode_chat(
     size = characters(conversation)
     if size + (len(wire.encode(tools)) if tools else 0) <= limits.OFF_LOOP_CHARACTERS:
         return encode(conversation, continue_final=continue_final)
-    far = await asyncio.to_thread(_far_too_long, engine, "".join(texts(conversation)), cuts=cuts)
+    far = await asyncio.to_thread(_far_too_long, engine, "".join(texts(conversation)), truncation)
     if far is not None:
-        # its end, and how it ends, will be cut off
-        return await asyncio.to_thread(encode, shortened(conversation, far[0]), continue_final=False)
+        keeps_end = truncation is not None and truncation.keeps_end
+        conversation = shortened(conversation, far[0], keeps_end=keeps_end)
+        # else its end, and how it ends, will be cut off
+        continue_final = continue_final and keeps_end
     return await asyncio.to_thread(encode, conversation, continue_final=continue_final)
 
 
-def _far_too_long(engine: Engine, text: str, *, cuts: bool) -> tuple[int, list[int]] | None:
-    """How many characters of `text` have more than twice as many tokens as the model reads, and those tokens; None: it
-    has no such beginning. To tokenize all of it would cost a hundred bytes of memory for each character.
+def _far_too_long(
+    engine: Engine, text: str, truncation: Truncation | None, *, bos: bool = True
+) -> tuple[int, list[int]] | None:
+    """How many characters of `text`, from the side that is kept, have more than twice as many tokens as the model
+    reads, and those tokens; None: so many has it not. To tokenize all of it would cost a hundred bytes of memory for
+    each character.
 
     Raises HttpError in place of an answer, unless the prompt will be cut.
     """
+    keeps_end = truncation is not None and truncation.keeps_end
     most = engine.context_length
     size = most * limits.CHARACTERS_A_TOKEN
     while size < len(text):
-        found = engine.tokenizer.encode(text[:size])
+        found = engine.tokenizer.encode(text[-size:] if keeps_end else text[:size], bos=bos)
         if len(found) > 2 * most:
-            if cuts:
+            if truncation is not None:
                 return size, found
             message = f"the first {size} characters of the prompt have {len(found)} tokens, but the context length is"
             raise invalid(f"{message} {most} tokens; shorten the prompt", "prompt", "context_length_exceeded")
@@ -95,29 +97,23 @@ def _far_too_long(engine: Engine, text: str, *, cuts: bool) -> tuple[int, list[i
     return None
 
 
-async def encode_text(engine: Engine, text: str, path: str, *, cuts: bool = False) -> list[int]:
-    """With the token that starts a text, if the model has one. Raises HttpError if it is empty or far too long.
+async def encode_text(
+    engine: Engine, text: str, path: str, truncation: Truncation | None = None, *, bos: bool = True
+) -> list[int]:
+    """What is kept of it, with the token that starts a text if the model has one. Raises HttpError if it is empty or,
+    where it is not cut, far too long.
 
-    cuts: of a text that is far too long the beginning is enough
+    bos: False: without that token
     """
-    encode = engine.tokenizer.encode
+    encode = functools.partial(engine.tokenizer.encode, bos=bos)
     if len(text) > limits.OFF_LOOP_CHARACTERS:
-        far = await asyncio.to_thread(_far_too_long, engine, text, cuts=cuts)
+        far = await asyncio.to_thread(_far_too_long, engine, text, truncation, bos=bos)
         found = await asyncio.to_thread(encode, text) if far is None else far[1]
     else:
         found = encode(text)
     if not found:
         raise invalid(f"{path} is empty", path)
-    return found
-
-
-def cut(engine: Engine, prompt: list[int], settings: ServerConfig) -> list[int]:
-    """`prompt`; where it is too long and prompts may be cut, as many of its first tokens as leave room for one more."""
-    most = engine.room(0) - 1
-    if not settings.allow_auto_truncate or len(prompt) <= most:
-        return prompt
-    logger.warning("a prompt was cut to %d of at least %d tokens, %s", most, len(prompt), request_id.get())
-    return prompt[:most]
+    return found if truncation is None else cut(found, truncation, len(encode("")))
 
 
 def fit(

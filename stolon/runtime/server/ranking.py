@@ -14,7 +14,7 @@ from ..limits import LENGTHS, NUMBERS
 from . import wire
 from .answers import Question, collect
 from .body import JsonObject, read_object
-from .embeddings import EMBEDDING_UNSUPPORTED, TRUNCATE, longest, off_loop, usage
+from .embeddings import EMBEDDING_UNSUPPORTED, longest, off_loop, usage
 from .errors import HttpError, invalid
 from .fields import (
     Check,
@@ -36,6 +36,7 @@ from .prompts import check_model, encode_chat, encode_text, fit, token_list
 from .request import Request
 from .service import Embedder, Engine, Service
 from .settings import ServerConfig
+from .truncation import TRUNCATE
 
 if TYPE_CHECKING:
     from ..packed import Tokens

@@ -30,6 +30,7 @@ from .stream import send
 from .talk import Talk, prepare
 from .template_variables import EFFORT, effort
 from .tools import Tool, offer
+from .truncation import Truncation
 
 _NOT_STORED = "responses are not stored here; send the whole conversation as input"
 _UNSUPPORTED = {
@@ -117,7 +118,7 @@ async def _question(engine: Engine, values: Values, settings: ServerConfig) -> t
         offer=offer(values.get("tools", []), values.get("tool_choice"), parallel=parallel),
         asked=values.get("text"),
         variables=effort(values.get("reasoning", {}).get("effort")),
-        cuts=True,
+        truncation=Truncation.of_server(engine, settings),
     )
     prepared = await prepare(engine, settings, talk)
     wanted = values.get("max_output_tokens")

@@ -15,11 +15,12 @@ from .errors import invalid
 from .fields import Values
 from .formats import choose, thoughts
 from .formats.choose import Reading, ToolFormat
-from .prompts import chat_of, cut, encode_chat
+from .prompts import chat_of, encode_chat
 from .service import ChatTemplate, Engine
 from .settings import ServerConfig
 from .template_variables import default_variables
 from .tools import Offer, forced
+from .truncation import Truncation, cut
 
 _SEEN_TOKENS = 32  # of a prompt's end, to see whether it begins a thought
 
@@ -27,7 +28,7 @@ _SEEN_TOKENS = 32  # of a prompt's end, to see whether it begins a thought
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Talk:
     """asked: the form that the answer itself must have; variables: of the chat template
-    cuts: a prompt that is too long loses its end, where the operator allows that
+    truncation: what is read of a prompt that is too long
     """
 
     messages: Messages
@@ -36,7 +37,7 @@ class Talk:
     ending: Ending = "opened"
     separate_reasoning: bool = True
     variables: Mapping[str, Any] = field(default_factory=dict[str, Any])
-    cuts: bool = False
+    truncation: Truncation | None = None
 
 
 def asked_ending(values: Values) -> Ending:
@@ -89,9 +90,11 @@ async def prepare(engine: Engine, settings: ServerConfig, talk: Talk) -> Prepare
         ending=talk.ending,
         tools=None if offer is None else offer.for_template(),
         variables=variables,
-        cuts=talk.cuts and settings.allow_auto_truncate,
+        truncation=talk.truncation,
     )
-    kept = cut(engine, prompt, settings) if talk.cuts else prompt
+    keeps_end = talk.truncation is not None and talk.truncation.keeps_end
+    # what may still be added to its end counts, too
+    kept = prompt if keeps_end else cut(prompt, talk.truncation)
     # without its end a prompt begins no answer, and no thought
     begins = talk.ending == "opened" and len(kept) == len(prompt)
     asked = talk.asked if offer is None else offer.constraint(format, talk.asked)
@@ -105,7 +108,7 @@ async def prepare(engine: Engine, settings: ServerConfig, talk: Talk) -> Prepare
         kept, asked, inside = _thinking(engine, settings, kept, asked, is_hybrid=is_hybrid)
         if talk.separate_reasoning or (offer is not None and offer.must):
             reading = dataclasses.replace(reading, thinks=True, inside=inside)
-    return Prepared(kept, asked, reading)
+    return Prepared(cut(kept, talk.truncation) if keeps_end else kept, asked, reading)
 
 
 def _check_tools(offer: Offer, chat: ChatTemplate, format: ToolFormat | None) -> None:
