@@ -160,8 +160,19 @@ async def test_only_the_operator_ends_what_is_not_named(start: StartServer) -> N
     assert await ended(await start(key="k"), abort_all=True, rid="") == 0
 
 
+async def test_vllms_routes_say_that_requests_are_running(slow: Running) -> None:
+    task = asyncio.create_task(answered(slow, TEXT, rid="a"))
+    await until(lambda: slow.engine.running == 1)
+    for path, body in (("/reset_prefix_cache", {"success": False}), ("/load", {"server_load": 1})):
+        async with slow.http.request("GET" if path == "/load" else "POST", path) as reply:
+            assert (reply.status, await reply.json()) == (200, body)
+    assert await ended(slow, rid="a") == 1
+    await task
+
+
 async def test_the_peers_names_of_routes(server: Running) -> None:
-    async with server.http.post("/reset_prefix_cache") as reply:
-        assert reply.status == 200
+    for path, body in (("/reset_prefix_cache", {"success": True}), ("/load", {"server_load": 0})):
+        async with server.http.request("GET" if path == "/load" else "POST", path) as reply:
+            assert (reply.status, await reply.json()) == (200, body)
     async with server.http.post("/v2/rerank", json={"query": "a", "documents": ["b"]}) as reply:
         assert [each["index"] for each in (await reply.json())["results"]] == [0]

@@ -222,6 +222,9 @@ async def test_the_admin_key_opens_everything_and_the_operators_routes_open_to_n
     assert await status("/v1/models", KEY) == await status("/v1/models", "sk-OPERATOR") == 200
     assert await status("/flush_cache", KEY) == 401
     assert await status("/flush_cache", "sk-OPERATOR") == 200
+    for key, expected in ((KEY, 401), ("sk-OPERATOR", 200)):
+        head = f"POST /reset_prefix_cache HTTP/1.1\nHost: a\nContent-Length: 0\nAuthorization: Bearer {key}"
+        assert (await ask(server.port, head)).status == expected
 
 
 async def test_an_admin_key_alone_leaves_the_other_routes_open(start: StartServer) -> None:

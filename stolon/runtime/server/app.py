@@ -71,9 +71,10 @@ ROUTES: tuple[Route, ...] = (
     Route("GET", "/model_info", status.model_info),
     Route("GET", "/get_server_info", status.server_info),
     Route("GET", "/server_info", status.server_info),
+    Route("GET", "/load", status.load),
     Route("GET", "/flush_cache", status.flush_cache),
     Route("POST", "/flush_cache", status.flush_cache),
-    Route("POST", "/reset_prefix_cache", status.flush_cache),
+    Route("POST", "/reset_prefix_cache", status.reset_prefix_cache),
     Route("POST", "/abort_request", aborting.abort, aborting.ABORT_BODY),
 )
 

@@ -74,7 +74,7 @@ def _errors(path: str, reads_body: bool) -> JsonObject:
     statuses = {**_ANYWHERE, **(_WITH_BODY if reads_body else {})}
     if path == "/v1/models/{model}":
         statuses["404"] = _WITH_BODY["404"]
-    if path in ("/flush_cache", "/reset_prefix_cache"):
+    if path == "/flush_cache":
         statuses["400"] = "not now"
     return {status: {"description": why, **_ERROR} for status, why in sorted(statuses.items())}
 

@@ -128,6 +128,16 @@ async def flush_cache(service: Service, request: Request) -> web.StreamResponse:
     return web.Response(text="Cache flushed.\n")
 
 
+async def reset_prefix_cache(service: Service, request: Request) -> web.StreamResponse:
+    """As vLLM answers: whether it was done."""
+    return _json({"success": await service.served.flush_cache()})
+
+
+async def load(service: Service, request: Request) -> web.StreamResponse:
+    """As vLLM answers: requests in flight."""
+    return _json({"server_load": service.in_flight})
+
+
 async def metrics(service: Service, request: Request) -> web.StreamResponse:
     """In Prometheus' text format."""
     if service.meters is None:
