@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import re
 from typing import Any
 
 import pytest
@@ -118,6 +119,22 @@ async def test_all_prompts_and_answers_of_a_request_end_together(slow: Running) 
     await until(lambda: slow.engine.running == 3)
     assert await ended(slow, rid="x") == 3
     assert [choice["finish_reason"] for choice in (await asked)["choices"]] == ["abort"] * 6
+
+
+@pytest.mark.parametrize(
+    ("path", "most", "id"),
+    [(RESPONSES, "max_output_tokens", r'"(resp_\w+)"'), (MESSAGES, "max_tokens", r'"(msg_\w+)"')],
+)
+async def test_the_other_routes_answers_have_ids_that_end_them(slow: Running, path: str, most: str, id: str) -> None:
+    said = {"input": "a" * 1900} if path == RESPONSES else {"messages": [{"role": "user", "content": "a" * 1900}]}
+    async with slow.http.post(path, json={"model": "fake", **said, most: 1900, "stream": True}) as reply:
+        found = None
+        while found is None:
+            found = re.search(id, (await reply.content.readline()).decode())
+        assert await ended(slow, rid=found[1][:-1]) == 0
+        assert await ended(slow, rid=found[1]) == 1
+        rest = await reply.text()
+    assert "response.incomplete" in rest or "pause_turn" in rest
 
 
 @pytest.mark.parametrize("stream", [False, True])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,6 +11,7 @@ from aiohttp import web
 from ...lang.types import Delta, FinishReason, SamplingParams, Usage
 from ..limits import LENGTHS, NUMBERS
 from . import wire
+from .aborting import handle
 from .answers import Question, ask_all
 from .body import JsonObject, read_object
 from .errors import HttpError, invalid, kind_of
@@ -91,6 +93,7 @@ async def answer(service: Service, request: Request) -> web.StreamResponse:
         prepared = await _prepared(engine, values, settings, Truncation.of_server(engine, settings))
         question = _question(engine, values, prepared, settings)
         form = _Form(engine.model_name, prepared, parallel=_choice(values)[1])
+        question = dataclasses.replace(question, rid=handle(request, form.id))
         if values.get("stream", False):
             return await send(service, request, ask_all(engine, [question]), _Events(form))
         reply, (spoken,) = await listen(engine, question, form.reading, parallel=form.parallel)
@@ -181,10 +184,10 @@ class _Form:
         self.parallel = parallel
         self.prompt_tokens = len(prepared.prompt)
         self._model = model
-        self._id = wire.new_id("msg").replace("-", "_")
+        self.id = wire.new_id("msg").replace("-", "_")
 
     def message(self, content: Sequence[JsonObject]) -> JsonObject:
-        head: JsonObject = {"id": self._id, "type": "message", "role": "assistant", "model": self._model}
+        head: JsonObject = {"id": self.id, "type": "message", "role": "assistant", "model": self._model}
         return {**head, "content": list(content), "stop_reason": None, "stop_sequence": None}
 
 

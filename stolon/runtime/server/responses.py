@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import time
 from collections.abc import Sequence
@@ -12,6 +13,7 @@ from aiohttp import web
 from ...lang.types import Delta, FinishReason, SamplingParams, Usage
 from ..limits import LENGTHS, NUMBERS
 from . import wire
+from .aborting import handle
 from .answers import Question, ask_all
 from .body import JsonObject, read_object
 from .errors import HttpError, kind_of
@@ -100,6 +102,7 @@ async def answer(service: Service, request: Request) -> web.StreamResponse:
         values = request_body(engine.vocab_size)("", found)
         question, reading = await _question(engine, values, settings)
         form = _Form(found, values, engine.model_name, question.params, reading)
+        question = dataclasses.replace(question, rid=handle(request, form.id))
         if values.get("stream", False):
             return await send(service, request, ask_all(engine, [question]), _Events(form))
         reply, (spoken,) = await listen(engine, question, reading, parallel=form.parallel)
@@ -137,9 +140,10 @@ class _Form:
     def __init__(self, found: JsonObject, values: Values, model: str, params: SamplingParams, reading: Reading) -> None:
         self.reading = reading
         self.parallel = values.get("parallel_tool_calls", True)
+        self.id = wire.new_id("resp").replace("-", "_")
         text: Any = found.get("text") or {}
         self._head: JsonObject = {
-            "id": wire.new_id("resp").replace("-", "_"),
+            "id": self.id,
             "object": "response",
             "created_at": int(time.time()),
             "model": model,
