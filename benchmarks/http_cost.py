@@ -82,6 +82,7 @@ class Engine:
 
     model_name = "none"
     other_names = ()
+    path = None
     sampling_defaults: Mapping[str, float] = MappingProxyType({})
     memory_report = ""
     context_length = 1 << 20

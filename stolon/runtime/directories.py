@@ -48,6 +48,11 @@ def served_names(config: EngineConfig) -> tuple[str, ...]:
     return (config.model_path if _folder(config.model_path) is None else Path(config.model_path).name,)
 
 
+def path_as_given(config: EngineConfig) -> str | None:
+    """A folder as the operator named it: so clients of SGLang and vLLM ask for its model. None if names were chosen."""
+    return None if config.served_model_name or _folder(config.model_path) is None else config.model_path
+
+
 def fetching(directory: Path) -> str:
     """What to do where a file is missing in `directory`, to be put behind that; empty unless the cache has it."""
     if directory.parent.name != "snapshots" or not directory.parents[1].name.startswith("models--"):

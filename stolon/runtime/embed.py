@@ -11,7 +11,7 @@ import numpy as np
 
 from ..lang.errors import BackendTimeout, ContextLengthError, EngineClosedError, InvalidRequest
 from .config import EngineConfig
-from .directories import model_directory, served_names
+from .directories import model_directory, path_as_given, served_names
 from .embed_loop import EmbeddingThread, Vectors
 from .loop import Heartbeat
 from .packed import Tokens, load_packed
@@ -30,6 +30,7 @@ class EmbeddingEngine:
         folder = model_directory(config)
         self.config = config
         self.model_name, *self.other_names = served_names(config)
+        self.path = path_as_given(config)
         self.tokenizer = tokenizer_of(config)
         model = load_packed(folder, config)
         self.memory_report = model.report

@@ -24,7 +24,7 @@ from .chat import ChatTemplate
 from .config import EngineConfig
 from .constrained import Form
 from .core import EngineCore, Output, Request
-from .directories import model_directory, served_names
+from .directories import model_directory, path_as_given, served_names
 from .endings import Endings
 from .forms import Forms
 from .grammar.spelling import is_compact
@@ -82,6 +82,7 @@ class Engine:
         template = None if config.chat_template is None else Path(config.chat_template)
         self.config = config
         self.model_name, *self.other_names = served_names(config)
+        self.path = path_as_given(config)
         self.sampling_defaults = sampling_defaults
         self.tokenizer = tokenizer_of(config)
         self.chat = ChatTemplate.load(self.tokenizer, folder, template)

@@ -13,7 +13,7 @@ import pytest
 
 from stolon.lang.errors import CheckpointError, InvalidRequest
 from stolon.runtime.config import EngineConfig
-from stolon.runtime.directories import model_directory, served_names, tokenizer_directory
+from stolon.runtime.directories import model_directory, path_as_given, served_names, tokenizer_directory
 from stolon.runtime.embed import EmbeddingEngine
 from stolon.runtime.engine import Engine
 from stolon.runtime.tiny import MODEL_DIR
@@ -95,6 +95,10 @@ def test_clients_use_the_name_at_the_hub_or_that_of_the_folder(cache: Path, tmp_
     assert served_names(EngineConfig(model_path="tiny")) == ("tiny",)
     assert served_names(EngineConfig(model_path=str(tmp_path / "the cache"))) == ("the cache",)
     assert served_names(EngineConfig(model_path=NAME, served_model_name=("mine", "a/b"))) == ("mine", "a/b")
+    folder = str(tmp_path)
+    assert path_as_given(EngineConfig(model_path=folder)) == folder
+    assert path_as_given(EngineConfig(model_path=folder, served_model_name=("mine",))) is None
+    assert path_as_given(config(cache)) is None
 
 
 def without(snapshot: Path, name: str) -> None:

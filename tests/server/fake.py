@@ -112,6 +112,7 @@ class FakeEngine:
 
     model_name = "fake"
     other_names: Sequence[str] = ()
+    path: str | None = None
     vocab_size = VOCAB
     memory_report = "memory: none"
 

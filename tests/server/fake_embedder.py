@@ -21,6 +21,7 @@ class FakeEmbedder:
 
     model_name = "fake"
     other_names = ()
+    path = None
     memory_report = "memory: none"
     chat = None
     vocab_size = VOCAB

@@ -47,6 +47,20 @@ async def test_a_model_of_several_names_answers_to_each_and_reports_the_first(st
         assert "served: fake, a/b, gpt-4o" in await refused(reply, 404, "model_not_found", "model")
 
 
+async def test_a_folder_may_be_asked_for_by_its_path_which_is_told_to_nobody(start: StartServer) -> None:
+    engine = FakeEngine()
+    engine.path = "./models/fake"
+    server = await start(engine)
+    async with server.http.post("/v1/completions", json={"model": "./models/fake", "prompt": "a"}) as reply:
+        assert (reply.status, (await reply.json())["model"]) == (200, "fake")
+    async with server.http.get("/v1/models") as reply:
+        assert [model["id"] for model in (await reply.json())["data"]] == ["fake"]
+    async with server.http.get(URL("/v1/models/.%2Fmodels%2Ffake", encoded=True)) as reply:
+        assert (await reply.json())["id"] == "fake"
+    async with server.http.post("/v1/completions", json={"model": "./models", "prompt": "a"}) as reply:
+        assert "served: fake" in await refused(reply, 404, "model_not_found", "model")
+
+
 async def test_a_method_that_a_route_does_not_take_is_told_which_it_takes(start: StartServer) -> None:
     server = await start(key="k")
     async with server.http.delete("/flush_cache") as reply:

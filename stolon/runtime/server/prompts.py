@@ -210,8 +210,12 @@ def check_model(found: JsonObject, engine: Served) -> None:
     name = found.get("model")
     if name is None:
         raise missing("model")
-    if name not in (engine.model_name, *engine.other_names, "default"):
+    if not is_served(name, engine):
         raise not_served(describe(name), engine)
+
+
+def is_served(name: object, engine: Served) -> bool:
+    return name in (engine.model_name, *engine.other_names, "default") or (name is not None and name == engine.path)
 
 
 def not_served(name: str, engine: Served) -> HttpError:

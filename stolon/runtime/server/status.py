@@ -10,7 +10,7 @@ from . import wire
 from .answers import Question, collect
 from .body import JsonObject
 from .errors import HttpError, clip, shutting_down, unavailable
-from .prompts import not_served
+from .prompts import is_served, not_served
 from .request import Request
 from .service import Served, Service
 
@@ -75,9 +75,10 @@ async def models(service: Service, request: Request) -> web.StreamResponse:
 async def model(service: Service, request: Request) -> web.StreamResponse:
     engine = service.served
     name = request.name_after(MODELS)
-    if name not in (engine.model_name, *engine.other_names, "default"):
+    if not is_served(name, engine):
         raise not_served(f"'{clip(name)}'", engine)
-    return _json(_model(service, engine, engine.model_name if name == "default" else name))
+    is_listed = name in (engine.model_name, *engine.other_names)
+    return _json(_model(service, engine, name if is_listed else engine.model_name))
 
 
 def _defaults(service: Service) -> dict[str, float] | None:
