@@ -89,7 +89,11 @@ class App:
         self._sharing = Sharing.of(service.settings)
         self._by_path: dict[str, dict[str, Route]] = {}
         for route in self.routes:
-            self._by_path.setdefault(route.path, {})[route.method] = route
+            methods = self._by_path.setdefault(route.path, {})
+            methods[route.method] = route
+            # of its answer aiohttp sends the headers alone; nobody expects that it does anything
+            if route.method == "GET" and route.path not in auth.OPERATOR:
+                methods["HEAD"] = route
         self._written = functools.lru_cache(maxsize=2)(self._write)
         self._boot = secrets.token_hex(4)
         self._count = itertools.count(1)
@@ -100,8 +104,7 @@ class App:
         request_id.set(request.id)
         is_unlogged.set(False)
         routes = self._routes_at(request.asked_path)
-        # of an answer to HEAD aiohttp sends the headers alone
-        route = routes.get("GET" if request.method == "HEAD" else request.method)
+        route = routes.get(request.method)
         request.route = None if route is None else route.path
         try:
             response = self._preflight(request)
@@ -158,6 +161,6 @@ def _unmatched(routes: Mapping[str, Route], method: str) -> HttpError:
     """No route takes `method` at a path that has `routes`."""
     if not routes:
         return HttpError(404, "unknown_url", "there is no such route")
-    allowed = ", ".join(sorted({*routes, *(["HEAD"] if "GET" in routes else [])}))
+    allowed = ", ".join(sorted(routes))
     message = f"this route does not take {errors.clip(method)}; use {allowed}"
     return HttpError(405, "method_not_allowed", message, headers=(("Allow", allowed),))
