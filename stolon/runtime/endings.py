@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 
 class Ending:
-    """Of one request: it may be asked for before there is a way to do it. All methods may be called from any thread."""
+    """Of one request, which is under way while the block of this context runs. It may be asked for before there is a
+    way to do it. All methods may be called from any thread."""
 
-    def __init__(self, name: str) -> None:
+    __slots__ = ("_all", "_end", "_is_asked", "name")
+
+    def __init__(self, name: str, everybody: set[Ending]) -> None:
         self.name = name
+        self._all = everybody
         self._is_asked = False
         self._end: Callable[[], None] | None = None
+
+    def __enter__(self) -> Ending:
+        self._all.add(self)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._all.discard(self)
 
     def by(self, end: Callable[[], None]) -> None:
         """From now on the request is ended like this, and at once if that was asked for; it may be done twice."""
@@ -32,15 +42,9 @@ class Endings:
     def __init__(self) -> None:
         self._open: set[Ending] = set()
 
-    @contextmanager
-    def under(self, name: str) -> Generator[Ending]:
-        """A request is under way while the block runs."""
-        ending = Ending(name)
-        self._open.add(ending)
-        try:
-            yield ending
-        finally:
-            self._open.discard(ending)
+    def under(self, name: str) -> Ending:
+        """A request that begins with the context."""
+        return Ending(name, self._open)
 
     def ask(self, name: str | None) -> int:
         """End all requests of this name, or (None) all there are; how many there were."""

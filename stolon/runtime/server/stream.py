@@ -80,8 +80,7 @@ class _Writer:
         self._response = response
         self._events = events
         self._interval = interval
-        self._begun: set[tuple[int, int]] = set()
-        self._few: dict[tuple[int, int], Delta] = {}
+        self._few: dict[tuple[int, int], Delta | None] = {}  # of answers that have begun
         self._pending: dict[tuple[int, int], Delta] = {}
 
     async def put(self, place: int, delta: Delta) -> None:
@@ -102,16 +101,13 @@ class _Writer:
 
     def _enough(self, key: tuple[int, int], delta: Delta) -> Delta | None:
         """What is to be written now, with what was held back before it; None: it is held back, too."""
-        waiting = self._few.pop(key, None)
+        is_first = key not in self._few
+        waiting = self._few.get(key)
         if waiting is not None:
             delta = joined(waiting, delta)
-        if key not in self._begun:
-            self._begun.add(key)
-            return delta
-        if delta.finish is None and len(delta.tokens) < self._interval:
-            self._few[key] = delta
-            return None
-        return delta
+        is_held = not is_first and delta.finish is None and len(delta.tokens) < self._interval
+        self._few[key] = delta if is_held else None
+        return None if is_held else delta
 
     async def flush(self) -> None:
         pending, self._pending = self._pending, {}
