@@ -133,11 +133,13 @@ def _talk(values: Values, settings: ServerConfig, truncation: Truncation | None)
 
 def _has_functions(values: Values) -> bool:
     """Whether tools are asked for in OpenAI's first form. Raises HttpError if they are in both."""
-    first = [name for name in ("functions", "function_call") if name in values]
-    second = [name for name in ("tools", "tool_choice", "parallel_tool_calls") if name in values]
-    if first and second:
-        raise invalid(f"{first[0]} is the first form of {second[0]}; give one", first[0])
-    return bool(first)
+    first = next((name for name in ("functions", "function_call") if name in values), None)
+    if first is None:
+        return False
+    for second in ("tools", "tool_choice", "parallel_tool_calls"):
+        if second in values:
+            raise invalid(f"{first} is the first form of {second}; give one", first)
+    return True
 
 
 def _parallel(values: Values) -> bool:
