@@ -215,6 +215,7 @@ BAD: list[tuple[dict[str, Any], str, str]] = [
     ({"max_tokens": 5}, "unsupported_parameter", "max_tokens"),
     ({"input": 5}, "invalid_type", "input"),
     ({"input": []}, "invalid_value", "input"),
+    ({"input": [{"type": "reasoning", "id": "r", "summary": []}]}, "invalid_value", "input"),
     ({"input": [{"role": "root", "content": "x"}]}, "invalid_value", "input[0].role"),
     ({"input": [{"type": "item_reference", "id": "x"}]}, "unsupported_content", "input[0].type"),
     (

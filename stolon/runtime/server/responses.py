@@ -16,7 +16,7 @@ from . import wire
 from .aborting import handle
 from .answers import Question, ask_all
 from .body import JsonObject, read_object
-from .errors import HttpError, kind_of
+from .errors import HttpError, invalid, kind_of
 from .fields import Check, Field, Values, boolean, list_of, number, object_of, one_of, string
 from .fields_foreign import only
 from .formats.choose import Reading
@@ -116,8 +116,11 @@ async def answer(service: Service, request: Request) -> web.StreamResponse:
 async def _question(engine: Engine, values: Values, settings: ServerConfig) -> tuple[Question, Reading]:
     parallel = values.get("parallel_tool_calls", True)
     system = [{"role": "system", "content": values["instructions"]}] if values.get("instructions") else []
+    messages = [*system, *values["input"]]
+    if not messages:
+        raise invalid("input holds nothing but thoughts without text; give it a message", "input")
     talk = Talk(
-        messages=[*system, *values["input"]],
+        messages=messages,
         offer=offer(values.get("tools", []), values.get("tool_choice"), parallel=parallel),
         asked=values.get("text"),
         variables=effort(values.get("reasoning", {}).get("effort")),
