@@ -1,4 +1,4 @@
-"""Runs everything and writes docs/reliability.md: `python -m tests.reliability [--quick]`.
+"""Runs everything and writes docs/reliability.md: `python -m tests.reliability [--quick] [--only TEXT ...]`.
 
 Each figure stands with the command that made it, its seed, date and result; nothing is written by hand.
 """
@@ -107,39 +107,47 @@ def readable(line: str) -> str:
     return ", ".join(f"{name} {value}" for name, value in found.items() if name not in hidden).replace("|", "/")
 
 
-def written(results: list[tuple[Row, str, bool, str, float]]) -> str:
+def line_of(row: Row, command: str, held: bool, said: str, seconds: float) -> str:
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout
-    lines = [
+    return (
+        f"| {row.promise} | `python -m {command}` | {datetime.date.today().isoformat()} | {commit.strip()} "
+        f"| {seconds:.0f} | {'yes' if held else '**no**'} | {readable(said)} |"
+    )
+
+
+def written(lines: list[str]) -> str:
+    head = [
         "# Reliability",
         "",
         "Made by `make reliability`; each figure with the command that made it. Loopback only, on one machine: "
-        f"{os.cpu_count()} CPUs, Python {platform.python_version()}, commit {commit.strip()}. Seeds are 1.",
+        f"{os.cpu_count()} CPUs, Python {platform.python_version()}. Seeds are 1.",
         "",
-        "| promise | command | date | seconds | held | result |",
-        "|---|---|---|---|---|---|",
+        "| promise | command | date | commit | seconds | held | result |",
+        "|---|---|---|---|---|---|---|",
     ]
-    today = datetime.date.today().isoformat()
-    for row, command, held, said, seconds in results:
-        lines.append(
-            f"| {row.promise} | `python -m {command}` | {today} | {seconds:.0f} | {'yes' if held else '**no**'} "
-            f"| {readable(said)} |"
-        )
-    return "\n".join(lines) + "\n"
+    return "\n".join([*head, *lines]) + "\n"
 
 
 def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("--quick", action="store_true", help="shorter runs of everything")
+    parser.add_argument("--only", nargs="+", metavar="TEXT", help="commands that hold one of these; other rows stay")
     asked = parser.parse_args()
-    results: list[tuple[Row, str, bool, str, float]] = []
+    before = PAGE.read_text().splitlines() if asked.only else []
+    lines: list[str] = []
+    all_held = True
     for row in ROWS:
         command = row.quick if asked.quick else row.command
+        if asked.only and not any(text in command for text in asked.only):
+            lines += [line for line in before if line.startswith(f"| {row.promise} |")]
+            continue
         began = time.monotonic()
         held, said = run(command)
-        results.append((row, command, held, said, time.monotonic() - began))
+        lines.append(line_of(row, command, held, said, time.monotonic() - began))
+        all_held = all_held and held
         print(f"{'held' if held else 'FAILED'}: {command}: {said[:300]}", flush=True)
-    PAGE.write_text(written(results))
-    return 0 if all(held for _, _, held, _, _ in results) else 1
+    PAGE.write_text(written(lines))
+    return 0 if all_held else 1
 
 
 if __name__ == "__main__":
