@@ -43,6 +43,7 @@ def _refused_value(names: str, says: str) -> Foreign:
 
 _ONE_DEVICE = "one server serves one device; start one on each, and a router in front"
 _WHITE_SPACE = "in JSON stand `, ` and `: `, or what --constrained-json-whitespace-pattern leaves of them, and no more"
+_EMBEDS = "embedding models are known; others make embeddings with --is-embedding"
 _NO_LORA = "adapters are not supported; merge them into the weights"
 _NO_DRAFTS = "guesses come from the text so far, with --speculative-algorithm ngram; there are no draft models"
 
@@ -62,14 +63,14 @@ FOREIGN: tuple[Foreign, ...] = (
         takes_value=True,
         allowed=("auto", "generate"),
         switches={"pooling": "is_embedding"},
-        says="embedding models are known; others make embeddings with --is-embedding",
+        says=_EMBEDS,
     ),
     Foreign(
         names=("--task",),
         takes_value=True,
         allowed=("auto", "generate"),
         switches=dict.fromkeys(("embed", "embedding"), "is_embedding"),
-        says="embedding models are known; others make embeddings with --is-embedding",
+        says=_EMBEDS,
     ),
     _idle_value(
         "--attention-backend --prefill-attention-backend --decode-attention-backend --sampling-backend",
@@ -138,12 +139,9 @@ FOREIGN: tuple[Foreign, ...] = (
     _refused("--trust-request-chat-template", "templates come from the checkpoint or --chat-template, never a request"),
     _refused_value("--ssl-ca-certs", "clients are known by their key; put a proxy in front that asks for certificates"),
     _refused_value("--speculative-draft-model-path --speculative-config.model", _NO_DRAFTS),
-    _idle_value(
-        "--speculative-config.prompt-lookup-max --speculative-config.prompt-lookup-min",
-        "the longest match decides, of at least two tokens",
-    ),
     _idle_value("--speculative-num-steps --speculative-eagle-topk", _NO_DRAFTS),
     _idle_value(
+        "--speculative-config.prompt-lookup-max --speculative-config.prompt-lookup-min "
         "--speculative-ngram-min-match-window-size --speculative-ngram-max-match-window-size",
         "the longest match decides, of at least two tokens",
     ),

@@ -214,10 +214,15 @@ def check_model(found: JsonObject, engine: Served) -> None:
         raise not_served(describe(name), engine)
 
 
+def listed_names(engine: Served) -> tuple[str, ...]:
+    """Those of the model that everybody is told, the first of which answers carry."""
+    return engine.model_name, *engine.other_names
+
+
 def is_served(name: object, engine: Served) -> bool:
-    return name in (engine.model_name, *engine.other_names, "default") or (name is not None and name == engine.path)
+    return name in (*listed_names(engine), "default") or (name is not None and name == engine.path)
 
 
 def not_served(name: str, engine: Served) -> HttpError:
-    message = f"the model {name} is not served here; served: {', '.join((engine.model_name, *engine.other_names))}"
+    message = f"the model {name} is not served here; served: {', '.join(listed_names(engine))}"
     return HttpError(404, "model_not_found", message, "model")

@@ -10,7 +10,7 @@ from . import wire
 from .answers import Question, collect
 from .body import JsonObject
 from .errors import HttpError, clip, shutting_down, unavailable
-from .prompts import is_served, not_served
+from .prompts import is_served, listed_names, not_served
 from .request import Request
 from .service import Served, Service
 
@@ -68,8 +68,7 @@ def _model(service: Service, engine: Served, name: str) -> JsonObject:
 
 async def models(service: Service, request: Request) -> web.StreamResponse:
     engine = service.served
-    names = (engine.model_name, *engine.other_names)
-    return _json({"object": "list", "data": [_model(service, engine, name) for name in names]})
+    return _json({"object": "list", "data": [_model(service, engine, name) for name in listed_names(engine)]})
 
 
 async def model(service: Service, request: Request) -> web.StreamResponse:
@@ -77,8 +76,7 @@ async def model(service: Service, request: Request) -> web.StreamResponse:
     name = request.name_after(MODELS)
     if not is_served(name, engine):
         raise not_served(f"'{clip(name)}'", engine)
-    is_listed = name in (engine.model_name, *engine.other_names)
-    return _json(_model(service, engine, name if is_listed else engine.model_name))
+    return _json(_model(service, engine, name if name in listed_names(engine) else engine.model_name))
 
 
 def _defaults(service: Service) -> dict[str, float] | None:
